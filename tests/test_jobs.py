@@ -1,0 +1,163 @@
+"""Child processes: results, noise, crashes, time limits, cancelling, and a parent that dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from slmkit import jobs
+
+CHILD = """
+import ctypes, os, signal, sys, time
+from slmkit import jobs
+from slmkit.errors import InputError
+
+def work(job, emit):
+    what = job["what"]
+    if what == "add":
+        return {"sum": sum(job["numbers"])}
+    if what == "noise":
+        print("a library prints this")
+        os.system("echo a program prints this")
+        ctypes.CDLL(None).puts(b"C prints this")
+        emit({"event": "progress", "step": 1})
+        return {"ok": True}
+    if what == "raise":
+        raise (InputError if job["ours"] else KeyError)("what went wrong")
+    if what == "die":
+        print("the last thing said", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), getattr(signal, job["signal"]))
+    if what == "exit":
+        os._exit(9)
+    if what == "grow":
+        block = bytearray(300_000_000)
+        return {"n": len(block)}
+    emit({"event": "progress", "pid": os.getpid()})
+    time.sleep(60)
+
+jobs.serve(work)
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "job_child.py").write_text(CHILD)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    log_path = tmp_path / "logs" / "job.log"
+    return lambda job, **more: jobs.run_child(job, module="job_child", log_path=log_path, **more)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pid: int, seconds: float = 5.0) -> bool:
+    end = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    return not alive(pid)
+
+
+def test_result_comes_back_with_the_childs_peak(run):
+    result = run({"what": "add", "numbers": [1, 2, 3]})
+    assert result["sum"] == 6
+    assert 10_000_000 < result["peak_rss_bytes"] < 2_000_000_000
+
+
+def test_peak_is_the_childs_own_and_not_the_parents(run):
+    held = bytearray(os.urandom(1) * 400_000_000)
+    small = run({"what": "add", "numbers": []})["peak_rss_bytes"]
+    del held
+    assert run({"what": "grow"})["peak_rss_bytes"] - small > 250_000_000
+
+
+def test_prints_of_python_c_and_programs_do_not_reach_the_events(run, tmp_path):
+    events: list = []
+    assert run({"what": "noise"}, on_event=events.append)["ok"] is True
+    assert [event["step"] for event in events] == [1]
+    said = (tmp_path / "logs" / "job.log").read_text()
+    assert "a library prints this" in said and "a program prints this" in said
+
+
+def test_errors_are_named_unless_they_are_our_own(run, tmp_path):
+    with pytest.raises(jobs.JobFailed, match="^what went wrong$") as ours:
+        run({"what": "raise", "ours": True})
+    assert ours.value.kind == "InputError"
+    with pytest.raises(jobs.JobFailed, match="^KeyError: 'what went wrong'$") as other:
+        run({"what": "raise", "ours": False})
+    assert other.value.kind == "KeyError" and other.value.peak_rss_bytes > 10_000_000
+    assert "Traceback" in (tmp_path / "logs" / "job.log").read_text()
+
+
+def test_a_killed_child_is_told_with_its_last_words(run):
+    with pytest.raises(jobs.JobFailed, match=r"ended by signal 9 \(most often: out of memory\).*the last thing said"):
+        run({"what": "die", "signal": "SIGKILL"})
+    with pytest.raises(jobs.JobFailed, match=r"ended by signal 11 \(SIGSEGV\)"):
+        run({"what": "die", "signal": "SIGSEGV"})
+    with pytest.raises(jobs.JobFailed, match="exit code 9 and no result"):
+        run({"what": "exit"})
+
+
+def test_time_limit_ends_the_child(run):
+    events: list = []
+    with pytest.raises(jobs.JobFailed, match="longer than it was given") as error:
+        run({"what": "sleep"}, timeout=2.0, on_event=events.append)
+    assert error.value.kind == "timeout"
+    assert events and gone(events[0]["pid"])
+
+
+def test_cancel_answers_at_once(run):
+    cancel, pids = threading.Event(), []
+
+    def stop(event):
+        pids.append(event["pid"])
+        cancel.set()
+
+    began = time.monotonic()
+    with pytest.raises(jobs.Cancelled):
+        run({"what": "sleep"}, on_event=stop, cancel=cancel)
+    assert time.monotonic() - began < 10 and gone(pids[0])
+
+
+def test_an_exception_in_the_callback_ends_the_child(run):
+    pids: list = []
+
+    def stop(event):
+        pids.append(event["pid"])
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run({"what": "sleep"}, on_event=stop)
+    assert gone(pids[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_child_dies_with_its_parent(run, tmp_path):
+    parent = textwrap.dedent("""
+        from slmkit import jobs
+        jobs.run_child({"what": "sleep"}, module="job_child", on_event=lambda e: print(e["pid"], flush=True))
+    """)
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        assert alive(child)
+        process.send_signal(signal.SIGKILL)
+    assert gone(child)
+
+
+def test_no_module_of_the_current_folder_is_picked_up(run, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "json.py").write_text("raise SystemExit('the wrong json')")
+    monkeypatch.chdir(elsewhere)
+    assert run({"what": "add", "numbers": [4]})["sum"] == 4
