@@ -1,0 +1,275 @@
+"""A decoder loaded by mlx-lm: log-likelihoods over a shared prefix, generation, hidden states.
+
+Rows are padded on the right. Attention is causal, so padding never reaches a real token.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+from mlx.utils import tree_map
+from mlx_lm.generate import generate_step, generation_stream, wired_limit
+from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
+
+from slmkit.assets import ModelSource
+from slmkit.backends import _shared as shared
+from slmkit.backends._mlx.weights import Loaded, device_name
+from slmkit.backends.base import Generation, LanguageModel
+from slmkit.errors import InputError
+
+BATCH_TOKENS = 8192
+LOGITS_AT_ONCE = 2**24
+Place = tuple[int, int, tuple[int, ...]]  # row, position of the output that predicts the first target, targets
+
+
+class MLXModel(LanguageModel):
+    """A frozen decoder on MLX; `LanguageModel` describes every method."""
+
+    backend = "mlx"
+
+    def __init__(self, source: ModelSource, bits: int, loaded: Loaded, tokenizer: Any) -> None:
+        self.source, self.bits, self.scheme, self.device = source, bits, loaded.scheme, device_name()
+        self._net: nn.Module | None = loaded.net
+        self._head: Any = head_of(loaded.net)
+        self._tokenizer = tokenizer
+        self._stored_bytes, self._n_parameters = loaded.stored_bytes, loaded.n_parameters
+        self._limit: int | None = loaded.config.get("max_position_embeddings")
+        self._ends = _end_tokens(loaded.config, tokenizer)
+
+    @property
+    def _model(self) -> Any:
+        if self._net is None:
+            raise InputError(f"model {self.source.name!r} was released; load it again")
+        return self._net
+
+    def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
+        """Score continuations; float64 (n_prompts, n_continuations), nats."""
+        self._model  # noqa: B018 - raises when released
+        reads, places = _plan(shared.pair_rows(self._tokenizer, prompts, continuations, self._limit))
+        out = np.zeros(len(places))
+        limit = self._limit or max(map(len, reads), default=0) + 1
+        for cut in (False, True):  # rows that lost their beginning share none
+            rows = {k for k, read in enumerate(reads) if (len(read) >= limit) == cut}
+            self._score(reads, {p: place for p, place in enumerate(places) if place[0] in rows}, out)
+        return out.reshape(len(prompts), len(continuations))
+
+    def _score(self, reads: list[tuple[int, ...]], places: dict[int, Place], out: np.ndarray) -> None:
+        rows = sorted({row for row, _, _ in places.values()})
+        n_shared, prefix = self._shared_prefix([reads[k] for k in rows], [start for _, start, _ in places.values()])
+        room = max(1, BATCH_TOKENS // max(n_shared, 1)) if prefix else 64
+        for batch in shared.length_batches([len(reads[k]) - n_shared for k in rows], BATCH_TOKENS, min(room, 64)):
+            here = {rows[b]: i for i, b in enumerate(batch)}
+            tokens = mx.array(shared.pad_right([reads[k][n_shared:] for k in here]))  # (B, T)
+            hidden = self._model.model(tokens, cache=repeated(prefix, len(here)) if prefix else None)  # (B, T, H)
+            cells = [
+                (p, here[row], start - n_shared + t, token)
+                for p, (row, start, target) in places.items()
+                if row in here
+                for t, token in enumerate(target)
+            ]
+            self._add_cells(hidden, cells, out)
+
+    def _shared_prefix(self, rows: list[tuple[int, ...]], starts: list[int]) -> tuple[int, list[Any] | None]:
+        """Length and KV cache of what all rows begin with; nothing where a cache cannot be repeated."""
+        if len(rows) < 2:
+            return 0, None
+        n_shared = min(shared.common_prefix(rows), min(starts))
+        cache = make_prompt_cache(self._model)
+        if n_shared == 0 or any(type(layer) not in (KVCache, RotatingKVCache) for layer in cache):
+            return 0, None
+        self._model.model(mx.array(rows[0][:n_shared])[None], cache=cache)
+        mx.eval([layer.state for layer in cache])
+        return n_shared, cache
+
+    def _add_cells(self, hidden: mx.array, cells: list[tuple[int, int, int, int]], out: np.ndarray) -> None:
+        """Add each cell's log-probability (place, row, position, token) to its place."""
+        spots = sorted({(row, position) for _, row, position, _ in cells})
+        index = {spot: n for n, spot in enumerate(spots)}
+        vectors = hidden[mx.array([r for r, _ in spots]), mx.array([t for _, t in spots])]  # (N, H)
+        at_once = max(1, LOGITS_AT_ONCE // _vocabulary(self._model))
+        for first in range(0, len(spots), at_once):
+            logits = self._head(vectors[None, first : first + at_once])[0].astype(mx.float32)  # (n, V)
+            mine = [(p, index[r, t] - first, token) for p, r, t, token in cells if 0 <= index[r, t] - first < at_once]
+            picked = logits[mx.array([n for _, n, _ in mine]), mx.array([token for *_, token in mine])]
+            values = picked - mx.logsumexp(logits, axis=-1)[mx.array([n for _, n, _ in mine])]
+            np.add.at(out, [p for p, _, _ in mine], np.array(values, dtype=np.float64))
+
+    def stream(
+        self,
+        prompt: str,
+        max_new_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Pieces of one text as they come."""
+        return self._write(prompt, max_new_tokens, temperature, stop, seed, shared.Writing())
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Continue every prompt, one after the other."""
+        out, counts = [], self.count_tokens(prompts)
+        for prompt, n_prompt in zip(prompts, counts, strict=True):
+            start, state = time.perf_counter(), shared.Writing()
+            text = "".join(self._write(prompt, max_new_tokens, temperature, stop, seed, state))
+            out.append(Generation(text, int(n_prompt), state.n_tokens, state.reason, time.perf_counter() - start))
+        return out
+
+    def _write(
+        self, prompt: str, max_new_tokens: int, temperature: float, stop: Sequence[str], seed: int, state: shared.Writing
+    ) -> Iterator[str]:
+        self._model  # noqa: B018 - raises when released
+        shared.check_generation(max_new_tokens, temperature)
+        ids = shared.encode(self._tokenizer, [prompt])[0]
+        tokens = self._new_tokens(ids, max_new_tokens, sampler(temperature, seed))
+        return shared.write(tokens, self._decode, stop, max_new_tokens, state)
+
+    def _new_tokens(self, ids: list[int], max_new_tokens: int, choose: Any) -> Iterator[int]:
+        with wired_limit(self._model, [generation_stream]):
+            steps = generate_step(mx.array(ids), self._model, max_tokens=max_new_tokens, sampler=choose)
+            with closing(steps):
+                for token, _ in steps:
+                    if int(token) in self._ends:
+                        return
+                    yield int(token)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def embed(self, texts: Sequence[str], *, pooling: str | None = None, max_length: int | None = None) -> np.ndarray:
+        """Hidden states after the final norm, pooled; float32 (n_texts, hidden)."""
+        model, pooling = self._model.model, shared.check_pooling(pooling)
+        rows = shared.encode(self._tokenizer, texts, min(filter(None, (max_length, self._limit)), default=None))
+        out = np.zeros((len(rows), hidden_size(self._model)), dtype=np.float32)
+        for batch in shared.length_batches([len(row) for row in rows], BATCH_TOKENS):
+            some = [rows[i] for i in batch]
+            hidden = model(mx.array(shared.pad_right(some)))  # (B, T, H)
+            out[batch] = np.array(pool(hidden, [len(row) for row in some], pooling))
+        return out
+
+    def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each text, special ones included; int64 (n_texts,)."""
+        self._model  # noqa: B018 - raises when released
+        return np.array([len(row) for row in shared.encode(self._tokenizer, texts)], dtype=np.int64)
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Render messages with the model's own template, ready for its answer."""
+        self._model  # noqa: B018 - raises when released
+        if not self._tokenizer.chat_template:
+            raise InputError(f"model {self.source.name!r} has no chat template; give it a plain prompt")
+        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+    def weight_bytes(self) -> int:
+        """Bytes of the base model's weights as stored; an adapter is not counted."""
+        self._model  # noqa: B018 - raises when released
+        return self._stored_bytes
+
+    def n_parameters(self) -> int:
+        """Parameters of the base model before quantisation, tied weights once."""
+        return self._n_parameters
+
+    def release(self) -> None:
+        """Let go of the weights and of mlx's memory cache."""
+        self._net, self._head = None, None
+        gc.collect()
+        mx.clear_cache()
+
+    def synchronize(self) -> None:
+        """Wait until mlx has finished."""
+        mx.synchronize()
+
+
+class _GivenHidden:
+    """Stands where the blocks were and hands through what it is given, so that the model's own head can be used alone."""
+
+    def __init__(self, blocks: nn.Module) -> None:
+        self._blocks = blocks
+
+    def __call__(self, hidden: mx.array, *_: object, **__: object) -> mx.array:
+        return hidden
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._blocks, name)
+
+
+def head_of(net: nn.Module) -> nn.Module:
+    """The head of a causal model as its own code computes it (tied, scaled or capped): (1, N, H) -> (1, N, V)."""
+    head = copy.copy(net)
+    head.model = _GivenHidden(net.model)
+    return head
+
+
+def hidden_size(net: Any) -> int:
+    """Width of the hidden states, from the arguments the model was built with."""
+    return int(getattr(net.args, "hidden_size", None) or net.args.n_embd)
+
+
+def pool(hidden: mx.array, lengths: Sequence[int], pooling: str) -> mx.array:
+    """Pool hidden states (B, T, H) over the first `lengths` tokens of each row; float32 (B, H)."""
+    sizes = mx.array(list(lengths))
+    if pooling == "last":
+        return hidden[mx.arange(len(lengths)), sizes - 1].astype(mx.float32)
+    mask = (mx.arange(hidden.shape[1])[None] < sizes[:, None]).astype(mx.float32)  # (B, T)
+    return (hidden.astype(mx.float32) * mask[..., None]).sum(axis=1) / sizes[:, None]
+
+
+def repeated(cache: list[Any], n: int) -> list[Any]:
+    """The KV cache of one row as a cache of `n` equal rows; the one given stays as it is."""
+
+    def widen(value: Any) -> Any:
+        return mx.broadcast_to(value, (n, *value.shape[1:])) if isinstance(value, mx.array) else value
+
+    out = [copy.copy(layer) for layer in cache]
+    for layer in out:
+        layer.state = tree_map(widen, layer.state)
+    return out
+
+
+def sampler(temperature: float, seed: int) -> Any:
+    """A function from log-probabilities (1, V) to a token (1,); with its own random key, mlx's global one stays untouched."""
+    if temperature == 0:
+        return lambda logprobs: mx.argmax(logprobs, axis=-1)
+    state = {"key": mx.random.key(seed)}
+
+    def sample(logprobs: mx.array) -> mx.array:
+        state["key"], now = mx.random.split(state["key"])
+        return mx.random.categorical(logprobs.astype(mx.float32) / temperature, key=now)
+
+    return sample
+
+
+def _plan(table: list[list[shared.Pair]]) -> tuple[list[tuple[int, ...]], list[Place]]:
+    """The rows to read for all pairs, and each pair's place in them, in the table's order."""
+    reads: list[tuple[int, ...]] = []
+    places: list[Place] = []
+    for pairs in table:
+        kept, owners = shared.distinct_reads(pairs)
+        places += [(len(reads) + owner, pair.start, pair.target) for owner, pair in zip(owners, pairs, strict=True)]
+        reads += kept
+    return reads, places
+
+
+def _end_tokens(config: Mapping[str, Any], tokenizer: Any) -> set[int]:
+    named = config.get("eos_token_id")
+    ends = named if isinstance(named, list) else [named]
+    return {int(token) for token in (*ends, tokenizer.eos_token_id) if token is not None}
+
+
+def _vocabulary(net: Any) -> int:
+    return int(getattr(net.args, "vocab_size", 2**15))

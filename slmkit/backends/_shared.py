@@ -1,0 +1,267 @@
+"""What backends have in common and no engine is needed for: token rows, batches by length, schedule, stop strings.
+
+Tokenising a prompt with its continuation follows EleutherAI's lm-evaluation-harness (`_encode_pair`), so that
+log-likelihoods can be compared with published ones.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from slmkit.backends.base import LoRAConfig, Progress
+from slmkit.errors import InputError
+
+POOLINGS = ("mean", "last")
+REPORT_EVERY_S = 0.25
+POOL_OF_BATCHES = 50
+
+
+def check_pooling(pooling: str | None) -> str:
+    """Return the pooling asked for, "mean" for None; `InputError` for one that is not known."""
+    if pooling is not None and pooling not in POOLINGS:
+        raise InputError(f"pooling must be one of {', '.join(POOLINGS)} or None; got {pooling!r}")
+    return pooling or "mean"
+
+
+def check_generation(max_new_tokens: int, temperature: float) -> None:
+    """Raise `InputError` for a length below 1 or a temperature below 0."""
+    if max_new_tokens < 1:
+        raise InputError(f"max_new_tokens must be at least 1; got {max_new_tokens!r}")
+    if temperature < 0:
+        raise InputError(f"temperature must be 0 (greedy) or above; got {temperature!r}")
+
+
+def check_training(texts: Sequence[str], y: np.ndarray, n_classes: int, config: LoRAConfig) -> None:
+    """Raise one `InputError` with everything that is wrong with a call of `train_lora`."""
+    wrong = []
+    if len(texts) != len(y) or not len(texts):
+        wrong.append(f"texts and y must have the same length, at least 1; got {len(texts)} and {len(y)}")
+    elif np.min(y) < 0 or np.max(y) >= n_classes:
+        wrong.append(f"y must lie in 0 .. {n_classes - 1}; got {np.min(y)} .. {np.max(y)}")
+    for name in ("rank", "alpha", "epochs", "learning_rate", "batch_size", "max_length", "max_batch_tokens"):
+        if not getattr(config, name) > 0:
+            wrong.append(f"{name} must be above 0; got {getattr(config, name)!r}")
+    if config.last_blocks is not None and config.last_blocks < 1:
+        wrong.append(f"last_blocks must be at least 1, or None for all; got {config.last_blocks!r}")
+    if wrong:
+        raise InputError("; ".join(wrong))
+
+
+def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+    """Token ids of each text with the tokenizer's special tokens, BOS exactly once, never an empty row.
+
+    Parameters
+    ----------
+    tokenizer : transformers tokenizer
+    texts : sequence of str
+        May already begin with BOS, as a rendered chat template does.
+    max_length : int or None
+        Tokens kept from the beginning.
+    """
+    return [(row or [lone_token(tokenizer)])[:max_length] for row in _bare_rows(tokenizer, texts)]
+
+
+def _bare_rows(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    if not len(texts):
+        return []
+    bos = tokenizer.bos_token_id
+    rows = tokenizer(list(texts), padding=False, truncation=False, verbose=False)["input_ids"]
+    return [row[1:] if bos is not None and row[:2] == [bos, bos] else row for row in rows]
+
+
+def lone_token(tokenizer: Any) -> int:
+    """The token that stands for an empty text: BOS, else EOS, else padding, else id 0."""
+    found = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
+    return int(next(token for token in found if token is not None))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One continuation after one prompt: what the model reads, and the tokens it must predict at its end."""
+
+    read: tuple[int, ...]
+    target: tuple[int, ...]
+
+    @property
+    def start(self) -> int:
+        """Position in `read` whose output predicts the first target."""
+        return len(self.read) - len(self.target)
+
+
+def pair_rows(tokenizer: Any, prompts: Sequence[str], continuations: Sequence[str], max_length: int | None) -> list[list[Pair]]:
+    """Token rows of every prompt with every continuation, shape (n_prompts, n_continuations).
+
+    White space at a prompt's end moves to the continuation; the continuation's ids are what encoding both together has
+    beyond the prompt's own ids. A row longer than `max_length` loses its beginning.
+
+    Raises `InputError` for a continuation that is empty.
+    """
+    if not all(continuations):
+        raise InputError("continuations must not be empty strings")
+    heads = [prompt.rstrip() for prompt in prompts]
+    tails = [prompt[len(head) :] for prompt, head in zip(prompts, heads, strict=True)]
+    whole = [head + tail + text for head, tail in zip(heads, tails, strict=True) for text in continuations]
+    contexts, both = _bare_rows(tokenizer, heads), _bare_rows(tokenizer, whole)
+    width = len(continuations)
+    lone = lone_token(tokenizer)
+    return [[_pair(contexts[i], both[i * width + j], max_length, lone) for j in range(width)] for i in range(len(prompts))]
+
+
+def _pair(context: list[int], both: list[int], max_length: int | None, lone: int) -> Pair:
+    if len(both) <= len(context):  # the continuation melted into the prompt's last token
+        context = both[: min(common_prefix([context, both]), len(both) - 1)]
+    target = both[len(context) :]
+    row = [*(context or [lone]), *target[:-1]]
+    keep = len(row) if max_length is None else max(max_length, len(target))
+    return Pair(tuple(row[-keep:]), tuple(target))
+
+
+def distinct_reads(pairs: Sequence[Pair]) -> tuple[list[tuple[int, ...]], list[int]]:
+    """Rows that must be read to score all pairs, and for each pair the index of its row.
+
+    What a row's beginning predicts does not depend on its end, so a row that begins another one is not read again: all
+    one-token continuations of a prompt cost one row.
+    """
+    kept: list[tuple[int, ...]] = []
+    for read in sorted({pair.read for pair in pairs}, key=len, reverse=True):
+        if not any(longer[: len(read)] == read for longer in kept):
+            kept.append(read)
+    return kept, [next(i for i, row in enumerate(kept) if row[: len(p.read)] == p.read) for p in pairs]
+
+
+def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+    """Number of tokens that all rows share at their beginning."""
+    if not rows:
+        return 0
+    low, high = min(rows), max(rows)
+    return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+
+
+def length_batches(lengths: Sequence[int], max_tokens: int, max_rows: int = 64) -> list[np.ndarray]:
+    """Indices in batches of like length, the longest first, so that too much memory shows at once.
+
+    Parameters
+    ----------
+    lengths : sequence of int
+    max_tokens : int
+        Tokens in one batch, padding included. A longer row is a batch of its own.
+    max_rows : int
+    """
+    batches: list[list[int]] = []
+    for index in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable"):
+        longest = lengths[batches[-1][0]] if batches else 0
+        if batches and len(batches[-1]) < max_rows and (len(batches[-1]) + 1) * longest <= max_tokens:
+            batches[-1].append(int(index))
+        else:
+            batches.append([int(index)])
+    return [np.array(batch) for batch in batches]
+
+
+def pad_right(rows: Sequence[Sequence[int]], value: int = 0) -> np.ndarray:
+    """Rows of token ids as one int32 array, shape (n_rows, longest); a causal model never looks at the padding."""
+    out = np.full((len(rows), max(map(len, rows))), value, dtype=np.int32)
+    for i, row in enumerate(rows):
+        out[i, : len(row)] = row
+    return out
+
+
+def training_plan(lengths: Sequence[int], config: LoRAConfig) -> list[tuple[int, np.ndarray]]:
+    """Epoch number and rows of every optimiser step.
+
+    Each epoch is shuffled, then sorted by length within pools of 50 batches: little padding, still random.
+    """
+    rng, n = np.random.default_rng(config.seed), len(lengths)
+    steps = max(1, round(config.epochs * math.ceil(n / config.batch_size)))
+    plan: list[tuple[int, np.ndarray]] = []
+    sizes = np.asarray(lengths)
+    for epoch in range(math.ceil(config.epochs)):
+        order, pool = rng.permutation(n), POOL_OF_BATCHES * config.batch_size
+        pools = [order[i : i + pool] for i in range(0, n, pool)]
+        ranked = np.concatenate([p[np.argsort(sizes[p], kind="stable")] for p in pools])
+        batches = [ranked[i : i + config.batch_size] for i in range(0, n, config.batch_size)]
+        plan += [(epoch, batches[i]) for i in rng.permutation(len(batches))]
+    return plan[:steps]
+
+
+def one_cycle(step: int, steps: int, peak: float) -> float:
+    """Learning rate of `step` (0 .. steps - 1): linear warm-up over a tenth of the steps, then a cosine to zero."""
+    warm_up = max(1, round(0.1 * steps))
+    if step < warm_up:
+        return peak * (step + 1) / warm_up
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up + 1) / (steps - warm_up + 1)))
+
+
+@dataclass
+class History:
+    """Collects one entry an optimiser step and tells the callback at most four times a second."""
+
+    steps: int
+    callback: Progress | None
+    entries: list[dict[str, float]] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+    _last_report: float = -math.inf
+    _last_step: float = 0.0
+
+    def add(self, epoch: int, loss: float, learning_rate: float, tokens: int) -> None:
+        """Note a finished step; raises `InputError` when the loss is no longer a number."""
+        now = time.perf_counter() - self.started
+        step = len(self.entries) + 1
+        if not math.isfinite(loss):
+            raise InputError(f"the loss became {loss} at step {step} of {self.steps}: take a smaller learning_rate")
+        seconds, self._last_step = now - self._last_step, now
+        entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": learning_rate, "tokens": tokens, "seconds": seconds}
+        self.entries.append(entry)
+        if self.callback is not None and now - self._last_report >= REPORT_EVERY_S:
+            self._last_report = now
+            rate = sum(e["tokens"] for e in self.entries) / max(now, 1e-9)
+            left = now / step * (self.steps - step)
+            progress = {"step": step, "steps": self.steps, "epoch": epoch, "loss": loss}
+            self.callback({**progress, "tokens_per_s": rate, "seconds_left": left})
+
+
+@dataclass
+class Writing:
+    """What is known of a text while it is written."""
+
+    n_tokens: int = 0
+    reason: str = "length"
+
+
+def write(
+    tokens: Iterable[int], decode: Callable[[list[int]], str], stop: Sequence[str], max_new_tokens: int, state: Writing
+) -> Iterator[str]:
+    """Turn token ids into pieces of text, cut before the first stop string.
+
+    A piece is held back while it may be half a character or the beginning of a stop string. `tokens` ends early when
+    the model ended the text; `state` then says "stop".
+    """
+    ids: list[int] = []
+    sent, text = 0, ""
+    for token in tokens:
+        ids.append(token)
+        state.n_tokens = len(ids)
+        text = decode(ids)
+        found = [text.find(s) for s in stop if s and s in text]
+        if found:
+            state.reason = "stop"
+            yield from filter(None, [text[sent : min(found)]])
+            return
+        safe = _safe_end(text, stop)
+        if safe > sent:
+            yield text[sent:safe]
+            sent = safe
+    state.reason = "stop" if len(ids) < max_new_tokens else "length"
+    yield from filter(None, [text[sent:]])
+
+
+def _safe_end(text: str, stop: Sequence[str]) -> int:
+    held = len(text) - len(text.rstrip("\ufffd"))
+    for s in stop:
+        held = max(held, *(k for k in range(len(s)) if text.endswith(s[:k])), 0)
+    return len(text) - held

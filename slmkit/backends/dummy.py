@@ -1,0 +1,274 @@
+"""A backend of NumPy alone, for documentation and quick tests: real arithmetic, but not a language model of use.
+
+It counts: vectors are bags of hashed character n-grams times a fixed random matrix (which 8 and 4 bits really
+quantise), and the next byte is predicted from how often it followed the last few bytes in a shipped paragraph and in
+the prompt. It learns a linear head and nothing else. Never quote a score it makes.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from slmkit.backends import _shared as shared
+from slmkit.backends.base import Backend, Generation, LanguageModel, LoRAConfig, ModelSource, Progress, check_bits
+from slmkit.errors import AssetError, InputError
+
+BUCKETS, HIDDEN, BLOCK = 1024, 64, 64
+ORDER, SMOOTHING = 4, 0.5
+SPECIAL, END = 1, 0  # one special token begins each text; byte 0 ends one
+STEP_SCALE = 1000.0  # a linear head on vectors of length one wants larger steps than a transformer
+PARAGRAPH = (
+    "The parcel office wrote on Monday that a small fee was due before the box could be sent. Anna read the message twice. "
+    "The link in it did not lead to the office, and the bank she called had heard of it before: it was a fraud, the third one "
+    "that week. She deleted the message and told her brother, who had paid. The bank could send his money back, because he "
+    "called on the same day. A good rule is to wait, to read the message again, and to call the office on a number that you "
+    "know. The company reported that its profit rose in the first quarter, and that sales were better than in the year before.\n"
+).encode() + bytes([END])
+
+
+class DummyModel(LanguageModel):
+    """Hashed n-grams and byte counts; see the module's first lines for what it is not."""
+
+    backend = "dummy"
+    device = "cpu"
+
+    def __init__(self, source: ModelSource, bits: int) -> None:
+        self.source, self.bits = source, bits
+        self.scheme = "fp16" if bits == 16 else f"uniform-b{BLOCK}-int{bits}"
+        matrix = np.random.default_rng(0).standard_normal((BUCKETS, HIDDEN)).astype(np.float16)
+        self._stored: dict[str, np.ndarray] | None = {"weight": matrix} if bits == 16 else quantise(matrix, bits)
+
+    @property
+    def _matrix(self) -> np.ndarray:
+        stored = self._weights
+        return stored["weight"].astype(np.float32) if self.bits == 16 else dequantise(stored, self.bits)
+
+    @property
+    def _weights(self) -> dict[str, np.ndarray]:
+        if self._stored is None:
+            raise InputError(f"model {self.source.name!r} was released; load it again")
+        return self._stored
+
+    def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
+        """Sum of log-probabilities of the continuation's bytes; see `LanguageModel.loglikelihood`."""
+        self._weights  # noqa: B018 - raises when released
+        if not all(continuations):
+            raise InputError("continuations must not be empty strings")
+        values = [[_bytes_loglikelihood(p.encode(), c.encode()) for c in continuations] for p in prompts]
+        return np.array(values, dtype=np.float64).reshape(len(prompts), len(continuations))
+
+    def stream(
+        self,
+        prompt: str,
+        max_new_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Pieces of one text; see `LanguageModel.stream`. A token is a byte."""
+        return self._write(prompt, max_new_tokens, temperature, stop, seed, shared.Writing())
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Continue every prompt, byte by byte; see `LanguageModel.generate`."""
+        out, counts = [], self.count_tokens(prompts)
+        for prompt, n_prompt in zip(prompts, counts, strict=True):
+            start, state = time.perf_counter(), shared.Writing()
+            text = "".join(self._write(prompt, max_new_tokens, temperature, stop, seed, state))
+            out.append(Generation(text, int(n_prompt), state.n_tokens, state.reason, time.perf_counter() - start))
+        return out
+
+    def _write(
+        self, prompt: str, max_new_tokens: int, temperature: float, stop: Sequence[str], seed: int, state: shared.Writing
+    ) -> Iterator[str]:
+        self._weights  # noqa: B018 - raises when released
+        shared.check_generation(max_new_tokens, temperature)
+        tokens = _next_bytes(prompt.encode(), max_new_tokens, temperature, seed)
+        return shared.write(tokens, lambda ids: bytes(ids).decode("utf-8", "replace"), stop, max_new_tokens, state)
+
+    def embed(self, texts: Sequence[str], *, pooling: str | None = None, max_length: int | None = None) -> np.ndarray:
+        """Bag of hashed n-grams times the matrix, float32 (n_texts, 64); "last" is squashed by tanh, "mean" is not."""
+        matrix, pooling = self._matrix, shared.check_pooling(pooling)
+        keep = None if max_length is None else max(max_length - SPECIAL, 0)
+        bags = np.stack([_bag(text.encode()[:keep]) for text in texts]) if len(texts) else np.zeros((0, BUCKETS))
+        vectors = (bags @ matrix).astype(np.float32)
+        return np.tanh(vectors) if pooling == "last" else vectors
+
+    def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Bytes of each text and one special token; int64 (n_texts,)."""
+        self._weights  # noqa: B018 - raises when released
+        return np.array([len(text.encode()) + SPECIAL for text in texts], dtype=np.int64)
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Raise `InputError`: there is no chat template."""
+        raise InputError(f"model {self.source.name!r} has no chat template; give it a plain prompt")
+
+    def weight_bytes(self) -> int:
+        """Bytes of the matrix as stored, with the constants of its quantisation."""
+        return sum(array.nbytes for array in self._weights.values())
+
+    def n_parameters(self) -> int:
+        """Entries of the matrix: 65,536."""
+        return BUCKETS * HIDDEN
+
+    def release(self) -> None:
+        """Let go of the matrix."""
+        self._stored = None
+
+
+class DummyBackend(Backend):
+    """NumPy only; takes models named "dummy..." and ignores their folder."""
+
+    name = "dummy"
+
+    def is_available(self) -> tuple[bool, str]:
+        """Available everywhere, chosen only by name."""
+        return True, "NumPy only, for documentation and tests: not a language model of use, never chosen unasked."
+
+    def load(
+        self, source: ModelSource, *, bits: int = 16, adapter: Path | None = None, dtype: str | None = None
+    ) -> LanguageModel:
+        """Build the model. An adapter is a head only, so it changes no vector; it is checked to be one. `dtype` is ignored."""
+        _check_source(source)
+        model = DummyModel(source, check_bits(bits))
+        if adapter is not None:
+            _check_adapter(adapter)
+        return model
+
+    def train_lora(
+        self,
+        source: ModelSource,
+        texts: Sequence[str],
+        y: np.ndarray,
+        *,
+        n_classes: int,
+        bits: int,
+        config: LoRAConfig,
+        out: Path,
+        callback: Progress | None = None,
+    ) -> list[dict[str, float]]:
+        """Train the head alone by gradient descent on `embed(..., pooling="last")`; see `Backend.train_lora`."""
+        shared.check_training(texts, y, n_classes, config)
+        with self.load(source, bits=bits) as model:
+            x = model.embed(texts, pooling="last", max_length=config.max_length)
+            lengths = np.minimum(model.count_tokens(texts), config.max_length)
+        weight, bias, entries = _train_head(x, np.asarray(y), lengths, n_classes, config, callback)
+        save_file({"weight": weight, "bias": bias}, out / "head.safetensors")
+        facts = {"backend": self.name, "model": source.name, "revision": source.revision, "bits": bits}
+        (out / "adapter_config.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        return entries
+
+
+def quantise(matrix: np.ndarray, bits: int) -> dict[str, np.ndarray]:
+    """Uniform quantisation in blocks of 64: codes (packed in pairs at 4 bits), float16 scale and minimum a block."""
+    blocks = matrix.astype(np.float32).reshape(-1, BLOCK)
+    low = blocks.min(axis=1, keepdims=True).astype(np.float16)
+    scale = ((blocks.max(axis=1, keepdims=True) - low) / (2**bits - 1)).astype(np.float16)
+    codes = np.clip(np.rint((blocks - low) / scale.astype(np.float32)), 0, 2**bits - 1).astype(np.uint8)
+    packed = codes if bits == 8 else codes[:, ::2] << 4 | codes[:, 1::2]
+    return {"codes": packed, "scale": scale, "low": low}
+
+
+def dequantise(stored: Mapping[str, np.ndarray], bits: int) -> np.ndarray:
+    """The float32 matrix (1024, 64) that `quantise` stored."""
+    packed = stored["codes"]
+    codes = packed if bits == 8 else np.stack([packed >> 4, packed & 15], axis=-1).reshape(len(packed), BLOCK)
+    values = codes.astype(np.float32) * stored["scale"].astype(np.float32) + stored["low"].astype(np.float32)
+    return values.reshape(BUCKETS, HIDDEN)
+
+
+def _check_source(source: ModelSource) -> None:
+    if not source.name.startswith("dummy"):
+        raise InputError(f"backend dummy reads no model files: the model's name must begin with 'dummy'; got {source.name!r}")
+
+
+def _check_adapter(folder: Path) -> None:
+    try:
+        head = load_file(folder / "head.safetensors")
+        shapes = head["weight"].shape, head["bias"].shape
+    except (OSError, KeyError, ValueError) as error:
+        raise AssetError(f"{folder} is not an adapter of backend dummy: {error}") from error
+    if shapes[0][1:] != (HIDDEN,) or shapes[1] != shapes[0][:1]:
+        raise AssetError(f"{folder} is not an adapter of backend dummy: weight must be (n_classes, {HIDDEN}); got {shapes[0]}")
+
+
+def _bag(text: bytes) -> np.ndarray:
+    bag = np.zeros(BUCKETS, dtype=np.float32)
+    text = b" " + text.lower() + b" "
+    for n in (1, 2, 3, 4):
+        buckets = [zlib.crc32(text[i : i + n]) % BUCKETS for i in range(len(text) - n + 1)]
+        np.add.at(bag, buckets, 1.0)
+    return bag / np.linalg.norm(bag)
+
+
+def _next_byte(known: np.ndarray) -> np.ndarray:
+    """Probabilities (256,) of the byte after `known` (n,): add-k counts at order 0, each longer order smoothed by the last."""
+    p = np.full(256, 1 / 256)
+    for order in range(ORDER + 1):
+        matches = np.ones(len(known) - order, dtype=bool)
+        for i in range(order):
+            matches &= known[i : len(known) - order + i] == known[len(known) - order + i]
+        counts = np.bincount(known[order:][matches], minlength=256)
+        strength = SMOOTHING * (256 if order == 0 else 8)
+        p = (counts + strength * p) / (counts.sum() + strength)
+    return p
+
+
+def _history(prompt: bytes) -> bytes:
+    return PARAGRAPH + b" " + prompt
+
+
+def _bytes_loglikelihood(prompt: bytes, continuation: bytes) -> float:
+    known = np.frombuffer(_history(prompt) + continuation, dtype=np.uint8)
+    first = len(known) - len(continuation)
+    return float(sum(np.log(_next_byte(known[:end])[known[end]]) for end in range(first, len(known))))
+
+
+def _next_bytes(prompt: bytes, max_new_tokens: int, temperature: float, seed: int) -> Iterator[int]:
+    rng, known = np.random.default_rng(seed), bytearray(_history(prompt))
+    for _ in range(max_new_tokens):
+        p = _next_byte(np.frombuffer(bytes(known), dtype=np.uint8))
+        if temperature > 0:
+            p = p ** (1 / temperature)
+        byte = int(rng.choice(256, p=p / p.sum())) if temperature > 0 else int(p.argmax())
+        if byte == END:
+            return
+        known.append(byte)
+        yield byte
+
+
+def _train_head(
+    x: np.ndarray, y: np.ndarray, lengths: np.ndarray, n_classes: int, config: LoRAConfig, callback: Progress | None
+) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
+    weight, bias = np.zeros((n_classes, HIDDEN)), np.zeros(n_classes)
+    plan = shared.training_plan([int(n) for n in lengths], config)
+    history = shared.History(len(plan), callback)
+    for step, (epoch, rows) in enumerate(plan):
+        logits = x[rows] @ weight.T + bias  # (B, n_classes)
+        logits -= logits.max(axis=1, keepdims=True)
+        proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        loss = -float(np.mean(np.log(proba[np.arange(len(rows)), y[rows]] + 1e-30)))
+        error = (proba - np.eye(n_classes)[y[rows]]) / len(rows)
+        rate = shared.one_cycle(step, len(plan), config.learning_rate)
+        weight -= STEP_SCALE * rate * error.T @ x[rows]
+        bias -= STEP_SCALE * rate * error.sum(axis=0)
+        history.add(epoch, loss, rate, int(lengths[rows].sum()))
+    return weight.astype(np.float32), bias.astype(np.float32), history.entries
+
+
+BACKEND = DummyBackend()

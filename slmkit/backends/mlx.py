@@ -1,0 +1,123 @@
+"""Runs decoders with Apple's MLX through mlx-lm: on the Metal GPU of a Mac, or correct but slow on a CPU.
+
+mlx is imported when it is first needed. Encoders (BERT and the like) are not known to mlx-lm.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from slmkit.assets import ModelSource
+from slmkit.backends import _shared as shared
+from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, check_bits
+from slmkit.errors import AssetError, InputError, MissingExtra
+
+log = logging.getLogger(__name__)
+INSTALL = 'pip install "slmkit[mlx]"'
+
+
+class MLXBackend(Backend):
+    """mlx-lm with affine quantisation in groups of 64, embeddings included."""
+
+    name = "mlx"
+
+    def is_available(self) -> tuple[bool, str]:
+        """Import mlx and mlx-lm and quantise a matrix."""
+        return _probe()
+
+    def load(
+        self, source: ModelSource, *, bits: int = 16, adapter: Path | None = None, dtype: str | None = None
+    ) -> LanguageModel:
+        """Load a decoder; see `Backend.load`. 4 and 8 bits come from a copy kept in the cache."""
+        self._check(source, bits)
+        from slmkit.backends._mlx import lora, model, weights
+
+        loaded = weights.load(source, bits, dtype)
+        if adapter is not None:
+            lora.apply(loaded.net, Path(adapter), source)
+        return model.MLXModel(source, bits, loaded, _tokenizer(source.folder))
+
+    def train_lora(
+        self,
+        source: ModelSource,
+        texts: Sequence[str],
+        y: np.ndarray,
+        *,
+        n_classes: int,
+        bits: int,
+        config: LoRAConfig,
+        out: Path,
+        callback: Progress | None = None,
+    ) -> list[dict[str, float]]:
+        """Train an adapter in mlx-lm's layout and a head; see `Backend.train_lora`."""
+        self._check(source, bits)
+        shared.check_training(texts, y, n_classes, config)
+        from slmkit.backends._mlx import lora, weights
+
+        loaded = weights.load(source, bits, None)
+        limit = loaded.config.get("max_position_embeddings") or config.max_length
+        rows = shared.encode(_tokenizer(source.folder), texts, min(config.max_length, limit))
+        try:
+            return lora.train(
+                loaded.net, rows, y, n_classes=n_classes, config=config, source=source, bits=bits, out=Path(out), callback=callback
+            )
+        finally:
+            _forget()
+
+    def _check(self, source: ModelSource, bits: int) -> None:
+        check_bits(bits)
+        if source.kind == "encoder":
+            raise InputError(f"mlx-lm runs decoders only and {source.name!r} is an encoder; use backend bnb for encoders")
+        ok, reason = self.is_available()
+        if not ok:
+            raise MissingExtra(reason)
+
+
+@lru_cache(maxsize=1)
+def _probe() -> tuple[bool, str]:
+    try:
+        import mlx.core as mx
+        import mlx_lm
+    except Exception as error:  # a wheel that does not fit the machine fails in its own ways
+        return False, f"mlx or mlx-lm cannot be imported ({type(error).__name__}: {error}). Get them with: {INSTALL}"
+    try:
+        if mx.default_device() != mx.gpu:
+            mx.disable_compile()  # on a CPU mlx compiles with g++ at run time, which need not be there
+        matrix = mx.arange(64 * 64, dtype=mx.float32).reshape(64, 64) / 4096
+        back = mx.dequantize(*mx.quantize(matrix, group_size=64, bits=4), group_size=64, bits=4)
+        worst = float(mx.abs(back - matrix).max())
+    except Exception as error:
+        return False, f"mlx cannot quantise a 64 x 64 matrix here ({type(error).__name__}: {error})"
+    if worst > 0.01:
+        return False, f"mlx quantises wrongly here: a 64 x 64 matrix came back with an error of {worst:.3g}"
+    from slmkit.backends._mlx.weights import device_name
+
+    where = {"metal": "the Metal GPU", "cuda": "a CUDA GPU", "cpu": "the CPU (slow)"}[device_name()]
+    return True, f"mlx {mx.__version__} with mlx-lm {mlx_lm.__version__} quantises and computes on {where}."
+
+
+def _tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise AssetError(f"the tokenizer in {folder} cannot be read: {error}") from error
+
+
+def _forget() -> None:
+    import gc
+
+    import mlx.core as mx
+
+    gc.collect()
+    mx.clear_cache()
+
+
+BACKEND = MLXBackend()

