@@ -1,0 +1,274 @@
+"""What the runs say, in words: does anything beat the floor, what is the cheapest that is as good, what do bits buy.
+
+A comparison is paired (McNemar's exact test on the same rows) and called significant at 0.05. Seeds are not pooled into
+one p value: they share test rows, so the sentence says in how many of them p is below 0.05.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import pandas as pd
+
+from slmkit import metrics, text
+from slmkit.configurations import FOOTPRINTS, Configuration, as_runs, configurations, setups
+from slmkit.errors import InputError
+from slmkit.runs import Run, read_probabilities
+
+ALPHA = 0.05
+SAME_SPEED = 0.1  # latencies of two runs on one machine differ by this much without a reason
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One sentence and what it is about: "headline", "cheapest", "bits", "floor" or "caveat"."""
+
+    kind: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two configurations on the seeds both have: mean accuracies, and one p a seed (None: not tested)."""
+
+    ours: float
+    theirs: float
+    p_values: tuple[float | None, ...]
+
+    @property
+    def points(self) -> float:
+        """Difference in percentage points, of the figures as they are shown, so that a reader can check the sum."""
+        return round(round(100 * self.ours, 1) - round(100 * self.theirs, 1), 1) + 0.0
+
+    @property
+    def known(self) -> list[float]:
+        return [p for p in self.p_values if p is not None]
+
+    @property
+    def significant(self) -> bool:
+        """Whether p is below 0.05 in more than half of the seeds."""
+        return 2 * sum(p < ALPHA for p in self.known) > len(self.p_values)
+
+    @property
+    def better(self) -> bool:
+        return self.significant and self.ours > self.theirs
+
+    @property
+    def worse(self) -> bool:
+        return self.significant and self.ours < self.theirs
+
+    @property
+    def test(self) -> str:
+        """The test in words: "p = 0.002", "p = 0.61, not significant", "p < 0.05 in 2 of 3 seeds"."""
+        if not self.known:
+            return "not tested"
+        if len(self.p_values) > 1:
+            hits = sum(p < ALPHA for p in self.known)
+            untested = len(self.p_values) - len(self.known)
+            words = f"p < 0.05 in {hits} of {len(self.known)} seeds" + (f", {untested} not tested" if untested else "")
+            return words if self.significant else f"{words}, not significant"
+        return text.p_value(self.known[0]) + ("" if self.significant else ", not significant")
+
+
+def verdicts(runs: Iterable[Run] | pd.DataFrame, folder: Path | None = None) -> list[str]:
+    """Sentences that sum up the runs, the most important first.
+
+    Parameters
+    ----------
+    runs : iterable of Run, or the frame of `runs.to_frame`
+    folder : Path or None
+        Where the per-example probabilities lie. With them "as good as the best" is a paired test; without, it means
+        inside the best one's 95 % interval.
+
+    Returns
+    -------
+    list of str
+        Plain text; names are cleaned, not escaped. With several tasks each sentence starts with its task.
+    """
+    groups = setups(as_runs(runs))
+    several = len(groups) > 1
+    found = []
+    for group in groups:
+        prefix = f"{text.clean(group[0].task, 60)}, {group[0].n_train} training rows: " if several else ""
+        found += [prefix + finding.sentence for finding in findings(group, folder)]
+    return found
+
+
+def findings(runs: Sequence[Run], folder: Path | None = None) -> list[Finding]:
+    """The sentences for runs of one task and one size; see `verdicts`."""
+    configs = configurations(runs)
+    floor = next((c for c in configs if c.is_floor), None)
+    others = [c for c in configs if not c.is_floor]
+    against = [(c, compare(c, floor, lambda r: r.p_vs_floor, folder)) for c in others] if floor else []
+    pairs = twins(configs)
+    bits = [(low, high, compare(low, high, lambda r: r.p_vs_16bit, folder)) for low, high in pairs]
+    sentences = [*_headline(floor, against, configs), *_cheapest(configs, folder)]
+    found = [Finding("headline", s) for s in sentences[:1]] + [Finding("cheapest", s) for s in sentences[1:]]
+    found += [Finding("bits", _bits_sentence(*pair)) for pair in bits]
+    found += [Finding("floor", _floor_sentence(c, comparison)) for c, comparison in against]
+    return found + _caveat(against, bits)
+
+
+def compare(
+    ours: Configuration, theirs: Configuration, recorded: Callable[[Run], float | None], folder: Path | None
+) -> Comparison:
+    """Compare two configurations seed by seed; the p that a run records counts, else it is computed from `folder`."""
+    shared = [seed for seed in ours.seeds if seed in theirs.seeds]
+    if not shared:
+        return Comparison(ours.accuracy, theirs.accuracy, tuple(recorded(run) for run in ours.runs))
+    pairs = [(ours.seeds[seed], theirs.seeds[seed]) for seed in shared]
+    p_values = [recorded(a) if recorded(a) is not None else paired_p(a, b, folder) for a, b in pairs]
+    return Comparison(fmean(a.accuracy for a, _ in pairs), fmean(b.accuracy for _, b in pairs), tuple(p_values))
+
+
+def paired_p(a: Run, b: Run, folder: Path | None) -> float | None:
+    """McNemar's p of two runs from their probabilities; None if those are missing or are of other rows."""
+    if folder is None:
+        return None
+    try:
+        left, right = (read_probabilities(run, folder).set_index("row").sort_index() for run in (a, b))
+    except (InputError, KeyError, ValueError):
+        return None
+    if not left.index.equals(right.index) or not len(left) or (left["label"] != right["label"]).any():
+        return None
+    hits = [(frame["predicted"] == frame["label"]).to_numpy() for frame in (left, right)]
+    return float(metrics.mcnemar(*hits)["p"])
+
+
+def twins(configs: Sequence[Configuration]) -> list[tuple[Configuration, Configuration]]:
+    """Each configuration below 16 bits with the same model and method at 16 bits."""
+
+    def same(low: Configuration, high: Configuration) -> bool:
+        a, b = low.first, high.first
+        settings = [{k: v for k, v in run.params.items() if k != "seed"} for run in (a, b)]
+        return (a.model, a.method, a.backend) == (b.model, b.method, b.backend) and settings[0] == settings[1]
+
+    small = [c for c in configs if c.first.bits is not None and c.first.bits < 16]
+    return [(low, high) for low in small for high in configs if high.first.bits == 16 and same(low, high)]
+
+
+def _headline(
+    floor: Configuration | None, against: Sequence[tuple[Configuration, Comparison]], configs: Sequence[Configuration]
+) -> list[str]:
+    best = configs[0]
+    if floor is None:
+        return [f"No floor was run, so nothing here shows that a model is worth its size. Best: {_scored(best)}."]
+    if not against:
+        return [f"Only the floor was run: {_scored(floor)}."]
+    winners = [(c, comparison) for c, comparison in against if comparison.better]
+    if not winners:
+        n = len(against)
+        tried = "the one configuration tried" if n == 1 else f"any of the {n} configurations tried"
+        return [f"Nothing beats the floor: {_scored(floor)}{_size(floor, ' with ')} is not beaten by {tried}."]
+    winner, comparison = winners[0]
+    count = f"{len(winners)} of {len(against)} configurations beat" if len(against) > 1 else "The one tried beats"
+    lead = f"{count} the floor{'; the best of them' if len(winners) > 1 else ''}"
+    return [f"{lead}: {_floor_sentence(winner, comparison)}"]
+
+
+def _cheapest(configs: Sequence[Configuration], folder: Path | None) -> list[str]:
+    """The smallest configuration that cannot be told from the most accurate one, if it is another."""
+    best, stored = configs[0], FOOTPRINTS["stored_bytes"]
+    sized = [(c.mean(stored.of), c) for c in configs]
+    ordered = sorted(((size, c) for size, c in sized if size is not None), key=lambda pair: pair[0])
+    if len(configs) < 2 or best.mean(stored.of) is None:
+        return []
+    for _, config in ordered:
+        if config is best:
+            return [f"No smaller configuration is as good as the best, {_scored(best)}{_size(best, ', ')}."]
+        reason = _as_good(config, best, folder)
+        if reason:
+            ours, theirs = (f"{_scored(c)}{_size(c, ', ')}" for c in (config, best))
+            return [f"The smallest that is as good as the best within noise: {ours}, against {theirs} ({reason})."]
+    return []
+
+
+def _as_good(config: Configuration, best: Configuration, folder: Path | None) -> str:
+    """Why a configuration is within noise of the best; "" if it is not."""
+    comparison = compare(config, best, lambda run: None, folder)
+    if comparison.known:
+        return "" if comparison.significant else f"paired test: {comparison.test}"
+    low = fmean(run.accuracy_low for run in best.runs)
+    return "not tested in pairs; inside the best one's 95 % interval" if config.accuracy >= low else ""
+
+
+def _floor_sentence(config: Configuration, comparison: Comparison) -> str:
+    shown = f"{_mean(config)}{text.percent(comparison.ours)} against {text.percent(comparison.theirs)}"
+    facts = f"({shown}, n = {config.first.n_test}, {comparison.test})"
+    for_size = _size(config, " for ")
+    if comparison.better:
+        return f"{config.phrase} beats the floor by {comparison.points:.1f} points {facts}{for_size}."
+    if comparison.worse:
+        return f"{config.phrase} is worse than the floor by {-comparison.points:.1f} points {facts}{for_size}."
+    sign = "+" if comparison.points > 0 else ""
+    return f"{config.phrase} does not beat the floor: {sign}{comparison.points:.1f} points {facts}{for_size}."
+
+
+def _bits_sentence(low: Configuration, high: Configuration, comparison: Comparison) -> str:
+    parts = [_saved(low, high, "stored_bytes", "stored"), _lost(comparison), _time(low, high)]
+    parts.insert(2, _saved(low, high, "peak_ram_bytes", "of peak memory"))
+    known = [part for part in parts if part]
+    joined = ", ".join(known[:-1]) + f" and {known[-1]}" if len(known) > 1 else known[0]
+    return f"{low.first.bits} bits instead of 16 for {high.phrase.replace(' at 16 bits', '')} {joined}."
+
+
+def _saved(low: Configuration, high: Configuration, key: str, words: str) -> str:
+    few, many = (c.mean(FOOTPRINTS[key].of) for c in (low, high))
+    if few is None or not many:
+        return ""
+    verb = "save" if few <= many else "take"
+    more = "" if few <= many else " more"
+    return f"{verb} {text.rounded(abs(many - few))} MB{more} {words} ({100 * abs(many - few) / many:.0f} %)"
+
+
+def _lost(comparison: Comparison) -> str:
+    points = comparison.points
+    verb = "cost" if points < 0 else "gain"
+    change = f"{verb} {abs(points):.1f} points" if points else "leave the accuracy as it is"
+    return f"{change} ({comparison.test})"
+
+
+def _time(low: Configuration, high: Configuration) -> str:
+    slow, fast = (c.mean(FOOTPRINTS["latency_p50_s"].of) for c in (low, high))
+    if slow is None or not fast:
+        return ""
+    ratio = slow / fast
+    if abs(ratio - 1) <= SAME_SPEED:
+        return "take as long per row"
+    return f"take {ratio:.1f} times as long per row" if ratio > 1 else f"need {100 * ratio:.0f} % of the time per row"
+
+
+def _caveat(against: Sequence[object], bits: Sequence[object]) -> list[Finding]:
+    total = len(against) + len(bits)
+    if total < 2:
+        return []
+    parts = [f"{len(against)} with the floor"] if against else []
+    parts += [f"{len(bits)} with 16 bits"] if bits else []
+    sentence = (
+        f"{total} comparisons were made ({', '.join(parts)}), each at the 5 % level and not corrected for their "
+        f"number: by chance alone about {total * ALPHA:.1f} would look significant."
+    )
+    return [Finding("caveat", sentence)]
+
+
+def _mean(config: Configuration) -> str:
+    return f"mean of {len(config.runs)} seeds, " if len(config.runs) > 1 else ""
+
+
+def _scored(config: Configuration) -> str:
+    """A configuration with its accuracy: the interval of one run, or the range over the seeds."""
+    shares = [run.accuracy for run in config.runs]
+    if len(shares) == 1:
+        run = config.first
+        shown = f"{text.with_interval(run.accuracy, run.accuracy_low, run.accuracy_high)}, n = {run.n_test}"
+        return f"{config.phrase} with {shown}" if config.is_floor else f"{config.phrase}: {shown}"
+    low, high = 100 * min(shares), 100 * max(shares)
+    return f"{config.phrase}: {text.percent(config.accuracy)} (mean of {len(shares)} seeds, {low:.1f} to {high:.1f})"
+
+
+def _size(config: Configuration, lead: str) -> str:
+    size = config.mean(FOOTPRINTS["stored_bytes"].of)
+    return "" if size is None else f"{lead}{text.rounded(size)} MB stored"
