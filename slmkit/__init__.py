@@ -1,0 +1,37 @@
+"""slmkit: what a small language model buys you on your own task and machine, measured.
+
+Everything public is found here and imported when first used, so that `import slmkit` stays quick and free of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+_WHERE = {
+    "load": "backends",
+    "study": "study",
+    "read": "data",
+    "FloorClassifier": "classify",
+    "EmbeddingClassifier": "classify",
+    "PromptClassifier": "classify",
+    "LoRAClassifier": "classify",
+    "load_classifier": "classify",
+    "Run": "runs",
+    "read_runs": "runs",
+}
+_MODULES = ("backends", "catalog", "classify", "doctor", "metrics", "plots", "report", "runs", "tasks")
+__all__ = [*_WHERE, *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        return getattr(importlib.import_module(f"slmkit.{_WHERE[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"slmkit.{name}")
+    raise AttributeError(f"module 'slmkit' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

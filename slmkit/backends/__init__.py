@@ -1,0 +1,108 @@
+"""Finds the backends beside this file by file name, probes them, and picks one with the reason logged."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pkgutil
+from functools import cache
+from pathlib import Path
+
+from slmkit import assets
+from slmkit.assets import ModelSource
+from slmkit.backends.base import Backend, LanguageModel, check_bits
+from slmkit.errors import MissingExtra, unknown
+
+log = logging.getLogger(__name__)
+
+
+def names() -> list[str]:
+    """Names of all backends, from the file names in this folder."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name != "base" and not m.name.startswith("_"))
+
+
+@cache
+def get(name: str) -> Backend:
+    """The backend of that name, available or not; `InputError` with the near names otherwise."""
+    if name not in names():
+        raise unknown("backend", name, names())
+    backend = importlib.import_module(f"{__name__}.{name}").BACKEND
+    assert isinstance(backend, Backend)
+    return backend
+
+
+def probe() -> dict[str, tuple[bool, str]]:
+    """Availability and reason of every backend, by name."""
+    return {name: get(name).is_available() for name in names()}
+
+
+def choose(name: str | None = None) -> Backend:
+    """The named backend, or the best this machine can run: mlx on Metal, else bnb, else mlx on a CPU.
+
+    Raises `MissingExtra` with every backend's reason when none can run. `dummy` is never chosen unasked.
+    """
+    if name is not None:
+        backend = get(name)
+        ok, reason = backend.is_available()
+        if not ok:
+            raise MissingExtra(f"backend {name!r} cannot run here: {reason}")
+        return backend
+    found = {n: get(n).is_available() for n in ("bnb", "mlx")}
+    on_metal = found["mlx"][0] and "Metal" in found["mlx"][1]
+    for candidate in ("mlx", "bnb") if on_metal else ("bnb", "mlx"):
+        ok, reason = found[candidate]
+        if ok:
+            log.info("backend %s: %s", candidate, reason)
+            return get(candidate)
+    raise MissingExtra("no backend can run here. " + " ".join(f"{n}: {reason}" for n, (_, reason) in found.items()))
+
+
+def prepare(source: ModelSource) -> ModelSource:
+    """Fill the source's cache folder from its GGUF file, once; other sources are left as they are."""
+    if source.gguf is not None and not assets.is_whole(source.folder):
+        convert = importlib.import_module(f"{__name__}._torch.gguf").convert
+        with assets.atomic_folder(source.folder) as folder:
+            convert(source.gguf, folder)
+    return source
+
+
+def load(
+    name: str,
+    *,
+    bits: int = 16,
+    backend: str | None = None,
+    adapter: str | Path | None = None,
+    dtype: str | None = None,
+) -> LanguageModel:
+    """Load a model for inference.
+
+    Parameters
+    ----------
+    name : str
+        A catalog name ("smollm2-135m-instruct", "minilm"), a path to a Hugging Face folder or a GGUF file, or a hub id.
+    bits : {16, 8, 4}
+        How weights are stored. Fewer bits: fewer bytes, not always less time or memory; `slmkit.study` measures it.
+    backend : str or None
+        "bnb", "mlx" or "dummy"; None probes for the best, and logs why.
+    adapter : path or None
+        A folder that `LoRAClassifier.save` or a backend's `train_lora` wrote.
+    dtype : {"float32", "bfloat16", "float16"} or None
+        What to compute in; None takes what this device does best.
+
+    Returns
+    -------
+    LanguageModel
+        A context manager: `with slmkit.load(...) as model:`.
+
+    Raises
+    ------
+    InputError, AssetError, MissingExtra, NotEnoughMemory
+        Unknown name, unusable files, nothing to run it with, no room for it.
+    """
+    from slmkit import estimate
+
+    check_bits(bits)
+    source = assets.resolve(name)
+    engine = get("dummy") if name.startswith("dummy") and backend is None else choose(backend)
+    estimate.check_fits(source, bits)
+    return engine.load(prepare(source), bits=bits, adapter=Path(adapter) if adapter else None, dtype=dtype)

@@ -1,0 +1,71 @@
+"""Which device and number type to compute in, decided once by capability, with the reason."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+
+import torch
+
+from slmkit.errors import InputError
+
+log = logging.getLogger(__name__)
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@cache
+def pick_device() -> torch.device:
+    """CUDA where it computes, else Apple's Metal, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+@cache
+def best_dtype(device_type: str) -> tuple[torch.dtype, str]:
+    """The number type this device does best, and why; bfloat16 where it is native, float32 otherwise."""
+    if device_type == "cuda":
+        major, minor = torch.cuda.get_device_capability()
+        if major >= 8:
+            return torch.bfloat16, f"compute capability {major}.{minor} has bfloat16"
+        return (
+            torch.float32,
+            f"compute capability {major}.{minor} only emulates bfloat16, and float16 training is unstable",
+        )
+    if device_type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return torch.float32, "this CPU has no bfloat16 instructions"
+    return torch.bfloat16, f"{device_type} computes bfloat16"
+
+
+def choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The named number type, or the best one with its reason logged once a load."""
+    if name is None:
+        dtype, reason = best_dtype(device.type)
+        log.info("computing in %s: %s", str(dtype).removeprefix("torch."), reason)
+        return dtype
+    if name not in DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {name!r}")
+    return DTYPES[name]
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device's queue, so that a clock read next is true."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def peak_bytes(device: torch.device) -> int | None:
+    """Highest memory torch held on the device so far; None on a CPU."""
+    return int(torch.cuda.max_memory_allocated()) if device.type == "cuda" else None
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give cached device memory back."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

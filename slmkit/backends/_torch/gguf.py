@@ -1,0 +1,40 @@
+"""Turns a GGUF file into a Hugging Face folder once, so that every later load is plain safetensors.
+
+transformers de-quantises and renames the tensors; this file only writes what it read.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from slmkit.errors import AssetError
+
+log = logging.getLogger(__name__)
+
+
+def convert(gguf: Path, folder: Path) -> None:
+    """Write config, bfloat16 safetensors and tokenizer of a GGUF file into `folder`.
+
+    Raises `AssetError` when transformers cannot read the file or its architecture.
+    """
+    log.info("de-quantising %s once", gguf.name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    except (ValueError, KeyError, OSError, NotImplementedError, IndexError) as error:
+        raise AssetError(f"{gguf} cannot be read as GGUF: {error}") from error
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    weights = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    save_file(
+        {name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"}
+    )
+    config = model.config
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

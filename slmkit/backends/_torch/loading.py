@@ -1,0 +1,83 @@
+"""Loads a Hugging Face folder into a torch module: 16 bits as it is, 4 and 8 from a pre-quantised copy made once."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import shutil
+from pathlib import Path
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from slmkit import assets
+from slmkit.assets import ModelSource
+from slmkit.backends._torch import quantise
+from slmkit.errors import AssetError
+
+log = logging.getLogger(__name__)
+transformers.utils.logging.disable_progress_bar()
+transformers.utils.logging.set_verbosity_error()
+
+
+def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, padding on the right, with a pad token (the end token where it has none)."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AssetError(f"the tokenizer in {source.folder} cannot be read: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def load_module(source: ModelSource, bits: int, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    """The model in evaluation mode, frozen, on the device.
+
+    Raises `AssetError` naming the folder when its weights cannot be read or do not belong to its configuration.
+    """
+    model = _load_16(source, dtype) if bits == 16 else _load_quantised(source, bits, dtype)
+    model.requires_grad_(False)
+    return model.eval().to(device)
+
+
+def quantised_folder(source: ModelSource, bits: int) -> Path:
+    """The pre-quantised copy of a model in the cache, made on the first call."""
+    tag = "".join(c if c.isalnum() else "-" for c in f"{Path(source.name).name}-{source.revision}")[-80:]
+    folder = assets.cache_dir() / "quantised" / f"{tag}-{quantise.SCHEMES[bits]}"
+    if not assets.is_whole(folder):
+        log.info("quantising %s to %s once", source.name, quantise.SCHEMES[bits])
+        model = _load_16(source, torch.bfloat16)
+        with assets.atomic_folder(folder) as aside:
+            quantise.save_quantised(model, bits, aside)
+            shutil.copy(source.folder / "config.json", aside / "config.json")
+        del model
+        gc.collect()
+    return folder
+
+
+def _load_16(source: ModelSource, dtype: torch.dtype) -> nn.Module:
+    auto = AutoModel if source.kind == "encoder" else AutoModelForCausalLM
+    try:
+        model, facts = auto.from_pretrained(
+            source.folder, dtype=dtype, trust_remote_code=False, use_safetensors=True, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise AssetError(f"{source.folder} cannot be loaded: {error}") from error
+    missing = sorted(str(key) for key in facts["missing_keys"] if "pooler" not in str(key))
+    if missing:
+        raise AssetError(f"{source.folder} lacks weights of {len(missing)} layers, {', '.join(missing[:3])} among them")
+    return model
+
+
+def _load_quantised(source: ModelSource, bits: int, dtype: torch.dtype) -> nn.Module:
+    folder = quantised_folder(source, bits)
+    auto = AutoModel if source.kind == "encoder" else AutoModelForCausalLM
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):
+        model = auto.from_config(config, dtype=dtype)
+    return quantise.fill_quantised(model, bits, folder, dtype)

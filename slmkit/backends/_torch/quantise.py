@@ -1,0 +1,241 @@
+"""Weights in 4 or 8 bits: layers that compute from them, a pre-quantised folder made once, and its loading.
+
+bitsandbytes leaves embeddings and the tied head in 16 bits, half of a small model; here they are quantised too. 4 bits
+are NF4 in blocks of 64 with doubly quantised scales (Dettmers et al. 2023, arXiv 2305.14314), 8 bits are dynamic in the
+same blocks (Dettmers et al. 2022, arXiv 2110.02861). Weights stay in the layout they were stored in, so that a model that
+has scored can still be trained on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes as bnb
+import torch
+from bitsandbytes import functional as bnbf
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from slmkit.errors import AssetError
+
+SCHEMES = {4: "nf4-dq", 8: "dyn8-b64"}
+BLOCK = 64
+HEAD_ROWS = 8192  # rows of a tied head de-quantised at a time
+
+
+class _Matmul8(torch.autograd.Function):
+    """x @ W.T with W de-quantised on the fly, in both directions; W itself gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, state: bnbf.QuantState) -> torch.Tensor:
+        ctx.weight, ctx.state = weight, state
+        return nn.functional.linear(x, bnbf.dequantize_blockwise(weight, state).to(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return grads[0] @ bnbf.dequantize_blockwise(ctx.weight, ctx.state).to(grads[0].dtype), None, None
+
+
+class QuantLinear(nn.Linear):
+    """A linear layer over quantised weights, shape (out, in); `state` holds the scales."""
+
+    def __init__(self, weight: torch.Tensor, state: bnbf.QuantState, bias: torch.Tensor | None, bits: int) -> None:
+        nn.Module.__init__(self)
+        self.out_features, self.in_features = state.shape
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.state, self.bits, self.stored_state_bytes = state, bits, 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
+        if self.bits == 4:
+            out = bnb.matmul_4bit(x, self.weight, quant_state=self.state)
+        else:
+            out = _Matmul8.apply(x, self.weight, self.state)
+        return out if self.bias is None else out + self.bias.to(out.dtype)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> QuantLinear:
+        super()._apply(fn, recurse)
+        self.state.to(self.weight.device)
+        return self
+
+
+class QuantEmbedding(nn.Module):
+    """Rows of a quantised table, shape (vocabulary, hidden); only the rows asked for are de-quantised."""
+
+    def __init__(self, weight: torch.Tensor, state: bnbf.QuantState, bits: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = state.shape
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.state, self.bits, self.dtype, self.stored_state_bytes = state, bits, dtype, 0
+
+    def rows(self, ids: torch.Tensor | slice) -> torch.Tensor:  # (n,) -> (n, hidden)
+        packed = self.weight.view(self.num_embeddings, -1)[ids].contiguous()
+        absmax = self.state.absmax.view(self.num_embeddings, -1)[ids].reshape(-1)
+        shape = torch.Size((packed.shape[0], self.embedding_dim))
+        state = _state_like(self.state, absmax, shape)
+        if self.bits == 4:
+            return bnbf.dequantize_4bit(packed.view(-1, 1), state).to(self.dtype)
+        return bnbf.dequantize_blockwise(packed.view(shape), state).to(self.dtype)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:  # (...) -> (..., hidden)
+        return self.rows(ids.reshape(-1)).view(*ids.shape, self.embedding_dim)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> QuantEmbedding:
+        super()._apply(fn, recurse)
+        self.state.to(self.weight.device)
+        return self
+
+
+class TiedHead(nn.Module):
+    """The vocabulary head that shares a quantised embedding's table, de-quantised some rows at a time."""
+
+    def __init__(self, embedding: QuantEmbedding) -> None:
+        super().__init__()
+        self._embedding = [embedding]  # in a list, so that its weights are not counted twice
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:  # (..., hidden) -> (..., vocabulary)
+        table = self._embedding[0]
+        parts = [table.rows(slice(at, at + HEAD_ROWS)) for at in range(0, table.num_embeddings, HEAD_ROWS)]
+        return torch.cat([hidden @ part.to(hidden.dtype).T for part in parts], dim=-1)
+
+
+def quantise_tensor(weight: torch.Tensor, bits: int, *, nested: bool) -> tuple[torch.Tensor, bnbf.QuantState]:
+    """Quantise a 2-D weight, shape (out, in); `nested` quantises the scales as well (4 bits only)."""
+    if bits == 4:
+        return bnbf.quantize_4bit(weight.contiguous(), blocksize=BLOCK, quant_type="nf4", compress_statistics=nested)
+    packed, state = bnbf.quantize_blockwise(weight.contiguous(), blocksize=BLOCK)
+    state.shape = weight.shape
+    return packed, state
+
+
+def quantise_model(model: nn.Module, bits: int) -> dict[str, torch.Tensor]:
+    """All tensors of a model as stored at `bits`, by name; a layer whose width the blocks do not divide stays as it is."""
+    tensors = {name: p.detach() for name, p in _unique_parameters(model)}
+    for name, module in quantisable(model):
+        key = f"{name}.weight"
+        if key not in tensors:
+            continue
+        packed, state = quantise_tensor(tensors[key], bits, nested=isinstance(module, nn.Linear))
+        tensors[key] = packed
+        tensors.update({f"{key}.{part}": value for part, value in _state_tensors(state, bits).items()})
+    return tensors
+
+
+def quantisable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules of the linear layers and embeddings whose weights are stored in blocks."""
+    for name, module in model.named_modules():
+        if (isinstance(module, nn.Linear) and module.in_features % BLOCK == 0) or (
+            isinstance(module, nn.Embedding) and module.embedding_dim % BLOCK == 0 and module.num_embeddings > 1024
+        ):
+            yield name, module
+
+
+def save_quantised(model: nn.Module, bits: int, folder: Path) -> None:
+    """Write the quantised tensors of a model to `folder/model.safetensors`, the scheme in its metadata."""
+    tensors = {name: tensor.contiguous() for name, tensor in quantise_model(model, bits).items()}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt", "scheme": SCHEMES[bits]})
+
+
+def fill_quantised(model: nn.Module, bits: int, folder: Path, dtype: torch.dtype) -> nn.Module:
+    """Put the tensors of a pre-quantised folder into an empty model (on the meta device), replacing its layers.
+
+    Raises `AssetError` when the folder's scheme or tensors do not belong to this model.
+    """
+    path = folder / "model.safetensors"
+    with safe_open(path, "pt") as stored:
+        scheme = (stored.metadata() or {}).get("scheme")
+        if scheme != SCHEMES[bits]:
+            raise AssetError(f"{path} is stored as {scheme}, not as {SCHEMES[bits]}")
+        keys = set(stored.keys())
+        done = set()
+        for name, module in list(quantisable(model)):
+            if f"{name}.weight" in keys:
+                done |= _replace(model, name, module, stored, keys, bits, dtype)
+        for key in sorted(keys - done):
+            value = stored.get_tensor(key)
+            _set(model, key, nn.Parameter(value.to(dtype) if value.is_floating_point() else value, requires_grad=False))
+    _tie_head(model)
+    missing = [name for name, p in model.named_parameters() if p.is_meta]
+    if missing:
+        raise AssetError(f"{path} lacks {', '.join(missing[:3])} ({len(missing)} tensors missing)")
+    return model
+
+
+def _replace(
+    model: nn.Module, name: str, module: nn.Module, stored: Any, keys: set[str], bits: int, dtype: torch.dtype
+) -> set[str]:
+    key = f"{name}.weight"
+    used = {k for k in keys if k == key or k.startswith(f"{key}.")}
+    parts = {k.removeprefix(f"{key}."): stored.get_tensor(k) for k in used if k != key}
+    n_bytes = sum(part.numel() * part.element_size() for part in parts.values())
+    weight, state = stored.get_tensor(key), _state_from(parts, bits)
+    layer: QuantEmbedding | QuantLinear
+    if isinstance(module, nn.Embedding):
+        layer = QuantEmbedding(weight, state, bits, dtype)
+    else:
+        bias = None
+        if f"{name}.bias" in keys:
+            bias = stored.get_tensor(f"{name}.bias").to(dtype)
+            used.add(f"{name}.bias")
+        layer = QuantLinear(weight, state, bias, bits)
+    layer.stored_state_bytes = n_bytes
+    _set(model, name, layer)
+    return used
+
+
+def _tie_head(model: nn.Module) -> None:
+    embedding = model.get_input_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if head is None or not any(p.is_meta for p in head.parameters()):
+        return
+    name = next(n for n, m in model.named_modules() if m is head)
+    if isinstance(embedding, QuantEmbedding):
+        _set(model, name, TiedHead(embedding))
+    else:
+        head.weight = embedding.weight
+
+
+def _state_tensors(state: bnbf.QuantState, bits: int) -> dict[str, torch.Tensor]:
+    if bits == 4:
+        return {k: v.detach().clone() for k, v in state.as_dict(packed=True).items()}
+    facts = json.dumps({"shape": list(state.shape), "dtype": str(state.dtype).removeprefix("torch.")}).encode()
+    return {"absmax": state.absmax, "facts": torch.frombuffer(bytearray(facts), dtype=torch.uint8).clone()}
+
+
+def _state_from(parts: dict[str, torch.Tensor], bits: int) -> bnbf.QuantState:
+    if bits == 4:
+        state = bnbf.QuantState.from_dict(parts, device=torch.device("cpu"))
+        if state.nested:  # scales are opened once here: opening them again at every call costs more than the matmul
+            state.absmax = bnbf.dequantize_blockwise(state.absmax, state.state2) + state.offset
+            state.nested, state.state2, state.offset = False, None, None
+        return state
+    facts = json.loads(bytes(parts["facts"].tolist()))
+    code = bnbf.create_dynamic_map()
+    dtype = getattr(torch, facts["dtype"])
+    return bnbf.QuantState(
+        absmax=parts["absmax"], shape=torch.Size(facts["shape"]), code=code, blocksize=BLOCK, dtype=dtype
+    )
+
+
+def _state_like(state: bnbf.QuantState, absmax: torch.Tensor, shape: torch.Size) -> bnbf.QuantState:
+    return bnbf.QuantState(
+        absmax=absmax,
+        shape=shape,
+        code=state.code,
+        blocksize=state.blocksize,
+        quant_type=state.quant_type,
+        dtype=state.dtype,
+    )
+
+
+def _unique_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    yield from model.named_parameters(remove_duplicate=True)
+
+
+def _set(model: nn.Module, dotted: str, value: Any) -> None:
+    parent, _, leaf = dotted.rpartition(".")
+    setattr(model.get_submodule(parent) if parent else model, leaf, value)

@@ -1,0 +1,153 @@
+"""Label log-likelihoods and embeddings in length-sorted batches: a shared prefix is computed once, padding is small.
+
+The vocabulary head is applied to the positions that are read and to no other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from slmkit.backends import _shared as shared
+
+BATCH_TOKENS = 4096
+MIN_PREFIX = 8  # a shorter shared beginning is not worth a pass of its own
+
+
+def pad(rows: Sequence[Sequence[int]], pad_id: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right-padded ids and mask, both int64, shape (n_rows, longest)."""
+    ids = torch.from_numpy(shared.pad_right(rows, pad_id)).to(device, torch.int64)
+    lengths = torch.tensor([len(row) for row in rows], device=device)
+    return ids, (torch.arange(ids.shape[1], device=device) < lengths[:, None]).long()
+
+
+def body_of(model: nn.Module) -> nn.Module:
+    """The part of a model that ends in hidden states, without the vocabulary head."""
+    return model.get_decoder() if hasattr(model, "get_decoder") and model.get_output_embeddings() is not None else model  # type: ignore[operator]
+
+
+@torch.inference_mode()
+def embed(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    *,
+    pooling: str,
+    normalise: bool,
+    max_length: int,
+    device: torch.device,
+) -> np.ndarray:
+    """Pooled last hidden states, float32, shape (n_texts, hidden), in the order of `texts`."""
+    ids = shared.encode(tokenizer, texts, max_length)
+    body, out = body_of(model), None
+    for rows in shared.length_batches([len(row) for row in ids], BATCH_TOKENS):
+        tokens, mask = pad([ids[i] for i in rows], tokenizer.pad_token_id, device)
+        extra = {} if normalise else {"use_cache": False}
+        hidden = body(input_ids=tokens, attention_mask=mask, **extra).last_hidden_state  # (B, T, H)
+        if pooling == "last":
+            pooled = hidden[torch.arange(len(rows), device=device), mask.sum(1) - 1].float()
+        else:
+            pooled = (hidden.float() * mask.unsqueeze(-1)).sum(1) / mask.sum(1, keepdim=True)
+        if normalise:
+            pooled = nn.functional.normalize(pooled, dim=1)
+        if out is None:
+            out = np.zeros((len(ids), pooled.shape[1]), dtype=np.float32)
+        out[rows] = pooled.cpu().numpy()
+    assert out is not None
+    return out
+
+
+def contexts_and_tails(pairs: Sequence[Sequence[shared.Pair]]) -> tuple[list[list[int]], list[list[list[int]]]]:
+    """Each prompt's ids and, for each of its continuations, theirs."""
+    contexts = [list(row[0].read[: row[0].start + 1]) for row in pairs]
+    return contexts, [[list(pair.target) for pair in row] for row in pairs]
+
+
+class LabelScorer:
+    """Scores continuations after prompts for one model; the shared prefix's keys and values are computed once."""
+
+    def __init__(self, model: nn.Module, pad_id: int, device: torch.device) -> None:
+        self.body, self.head = body_of(model), model.get_output_embeddings()  # type: ignore[operator]
+        self.config: Any = model.config
+        self.pad_id, self.device = pad_id, device
+
+    @torch.inference_mode()
+    def score(self, contexts: list[list[int]], tails: list[list[list[int]]]) -> np.ndarray:
+        """Log-likelihoods in nats, float64, shape (n_prompts, n_continuations)."""
+        n_shared = min(shared.common_prefix(contexts), min(map(len, contexts)) - 1)  # each row keeps a token of its own
+        n_shared = n_shared if n_shared >= MIN_PREFIX and len(contexts) > 1 else 0
+        prefix = self._prefix(contexts[0][:n_shared]) if n_shared else None
+        own = [c[n_shared:] for c in contexts]
+        out = np.zeros((len(contexts), len(tails[0])))
+        for rows in shared.length_batches([len(o) + n_shared // 4 for o in own], BATCH_TOKENS):
+            out[rows] = self._batch([own[i] for i in rows], [tails[i] for i in rows], prefix, n_shared)
+        return out
+
+    def _prefix(self, ids: list[int]) -> DynamicCache:
+        cache = DynamicCache(config=self.config)
+        self.body(input_ids=torch.tensor([ids], device=self.device), past_key_values=cache, use_cache=True)
+        return cache
+
+    def _expanded(self, prefix: DynamicCache | None, n_rows: int) -> DynamicCache:
+        cache = DynamicCache(config=self.config)
+        if prefix is not None:
+            for index, layer in enumerate(prefix.layers):
+                keys, values = layer.keys, layer.values
+                cache.update(keys.expand(n_rows, -1, -1, -1), values.expand(n_rows, -1, -1, -1), index)
+        return cache
+
+    def _batch(
+        self, own: list[list[int]], tails: list[list[list[int]]], prefix: DynamicCache | None, n_shared: int
+    ) -> np.ndarray:
+        ids, mask = pad(own, self.pad_id, self.device)
+        seen = torch.ones((len(own), n_shared), dtype=torch.int64, device=self.device)
+        mask = torch.cat([seen, mask], dim=1)
+        longest = max(len(t) for row in tails for t in row)
+        cache = self._expanded(prefix, len(own)) if prefix is not None or longest > 1 else None
+        hidden = self.body(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+        ).last_hidden_state
+        lengths = torch.tensor([len(o) for o in own], device=self.device)
+        last = hidden[torch.arange(len(own), device=self.device), lengths - 1]  # (B, H)
+        logp = self._log_softmax(last)  # (B, V)
+        out = np.zeros((len(own), len(tails[0])))
+        for column in range(len(tails[0])):
+            targets = [row[column] for row in tails]
+            first = torch.tensor([t[0] for t in targets], device=self.device)
+            scores = logp.gather(1, first[:, None])[:, 0]
+            if any(len(t) > 1 for t in targets):
+                assert cache is not None
+                scores = scores + self._rest(targets, cache, mask, n_shared + lengths)
+            out[:, column] = scores.double().cpu().numpy()
+        return out
+
+    def _rest(
+        self, targets: list[list[int]], cache: DynamicCache, mask: torch.Tensor, starts: torch.Tensor
+    ) -> torch.Tensor:
+        """Log-probability of each target's tokens after its first; leaves the cache as it was."""
+        fed, fed_mask = pad([t[:-1] or [self.pad_id] for t in targets], self.pad_id, self.device)
+        wanted, wanted_mask = pad([t[1:] or [self.pad_id] for t in targets], self.pad_id, self.device)
+        wanted_mask[torch.tensor([len(t) < 2 for t in targets], device=self.device)] = 0
+        positions = starts[:, None] + torch.arange(fed.shape[1], device=self.device)
+        hidden = self.body(
+            input_ids=fed,
+            attention_mask=torch.cat([mask, fed_mask], dim=1),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        cache.crop(-fed.shape[1])
+        logp = self._log_softmax(hidden).gather(2, wanted[:, :, None])[:, :, 0]
+        return (logp * wanted_mask).sum(1)
+
+    def _log_softmax(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits = self.head(hidden)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        if cap:
+            logits = torch.tanh(logits / cap) * cap
+        return torch.log_softmax(logits.float(), dim=-1)

@@ -1,0 +1,257 @@
+"""The one seam between slmkit and the engines that run models: NumPy crosses it, tensors never do.
+
+Everything above this file sees a `LanguageModel` and a `Backend` and neither torch nor mlx. The contract test
+(`tests/test_backends.py`) is the definition of a backend; a new one is one file beside this, ending in `BACKEND = ...`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from slmkit.assets import ModelSource
+from slmkit.errors import InputError
+
+BITS = (4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One generated text.
+
+    Attributes
+    ----------
+    text : str
+        The new text, without the prompt and without special tokens.
+    n_prompt_tokens, n_new_tokens : int
+        Tokens read and tokens written.
+    finish_reason : str
+        "stop" (the model ended or a stop string came) or "length".
+    seconds : float
+        Wall time for this text; for a batch, the time of the whole batch.
+    """
+
+    text: str
+    n_prompt_tokens: int
+    n_new_tokens: int
+    finish_reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LoRAConfig:
+    """How an adapter is trained.
+
+    Attributes
+    ----------
+    rank, alpha : int
+        Size of the adapter and its scale alpha / rank. More rank: more bytes, more room to fit.
+    epochs : float
+        Passes over the rows.
+    learning_rate : float
+        Peak of the one-cycle schedule (linear warm-up over a tenth of the steps, cosine to zero).
+    batch_size : int
+        Rows per optimiser step. Micro-batches below it keep memory small and do not change it.
+    last_blocks : int or None
+        Adapt only the last k blocks: quicker, often as accurate. None adapts all.
+    max_length : int
+        Tokens kept of each text; the rest is cut at the end.
+    max_batch_tokens : int
+        Tokens (padding included) in one micro-batch: the knob for memory.
+    seed : int
+        Order of rows and initial weights.
+    """
+
+    rank: int = 16
+    alpha: int = 32
+    epochs: float = 3
+    learning_rate: float = 5e-4
+    batch_size: int = 16
+    last_blocks: int | None = None
+    max_length: int = 256
+    max_batch_tokens: int = 1024
+    seed: int = 0
+
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+class LanguageModel(ABC):
+    """A loaded, frozen model. Use it as a context manager, or call `release()`."""
+
+    source: ModelSource
+    bits: int
+    scheme: str  # how weights are stored: "bf16", "nf4-dq", "int8", "affine-g64"
+    backend: str
+    device: str  # "cpu", "cuda", "mps", "metal"
+
+    @abstractmethod
+    def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
+        """Score every continuation after every prompt.
+
+        Parameters
+        ----------
+        prompts : sequence of str
+            A part that all prompts share at their beginning is computed once. BOS is added where the tokenizer
+            adds it and the text does not already hold it.
+        continuations : sequence of str
+            The leading space belongs to the continuation (" positive").
+
+        Returns
+        -------
+        ndarray of float64, shape (n_prompts, n_continuations)
+            Sum of the log-probabilities of the continuation's tokens, in nats, <= 0.
+        """
+
+    @abstractmethod
+    def stream(
+        self,
+        prompt: str,
+        max_new_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Yield the pieces of one generated text as they come; joined, they equal `generate`'s text."""
+
+    @abstractmethod
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> list[Generation]:
+        """Continue every prompt. Temperature 0 is greedy and the same on every call."""
+
+    @abstractmethod
+    def embed(self, texts: Sequence[str], *, pooling: str | None = None, max_length: int | None = None) -> np.ndarray:
+        """Turn texts into vectors.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        pooling : {"mean", "last"} or None
+            Mean over the tokens that are not padding, or the last of them (what a classification head reads).
+            None takes "mean". Hidden states are those after the final norm; mean-pooled encoders are
+            L2-normalised as their model card says, decoders are not.
+        max_length : int or None
+            Tokens kept of each text; None keeps what the model can read.
+
+        Returns
+        -------
+        ndarray of float32, shape (n_texts, hidden)
+            In the order of `texts`, whatever order they were computed in.
+        """
+
+    @abstractmethod
+    def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each text, special ones included; int64, shape (n_texts,)."""
+
+    @abstractmethod
+    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """Render messages ({"role", "content"}) with the model's own template, ready for its answer.
+
+        Raises `InputError` when the model has no chat template.
+        """
+
+    @abstractmethod
+    def weight_bytes(self) -> int:
+        """Bytes of all weights as stored, after quantisation, embeddings and quantisation constants included."""
+
+    @abstractmethod
+    def n_parameters(self) -> int:
+        """Parameters of the base model, before quantisation; tied weights count once."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Let go of the weights. Safe to call twice; any later use raises `InputError`."""
+
+    def synchronize(self) -> None:  # noqa: B027 - a CPU has nothing to wait for
+        """Wait until the device has finished, so that a clock read afterwards is true. Nothing to do on a CPU."""
+
+    def __enter__(self) -> LanguageModel:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self.release()
+
+
+class Backend(ABC):
+    """An engine. One instance a file, named `BACKEND`."""
+
+    name: str
+
+    @abstractmethod
+    def is_available(self) -> tuple[bool, str]:
+        """Probe the capability itself (never the platform's name); the reason is one readable sentence."""
+
+    @abstractmethod
+    def load(
+        self, source: ModelSource, *, bits: int = 16, adapter: Path | None = None, dtype: str | None = None
+    ) -> LanguageModel:
+        """Load a model for inference.
+
+        Parameters
+        ----------
+        source : ModelSource
+        bits : {4, 8, 16}
+            4 and 8 come from a pre-quantised copy in the cache, made on the first call.
+        adapter : Path or None
+            A folder `train_lora` wrote.
+        dtype : {"float32", "bfloat16", "float16"} or None
+            What to compute in; None takes what this device does best.
+        """
+
+    @abstractmethod
+    def train_lora(
+        self,
+        source: ModelSource,
+        texts: Sequence[str],
+        y: np.ndarray,
+        *,
+        n_classes: int,
+        bits: int,
+        config: LoRAConfig,
+        out: Path,
+        callback: Progress | None = None,
+    ) -> list[dict[str, float]]:
+        """Train an adapter and a classification head on the last token's hidden state.
+
+        Loads weights of its own (a model that has scored may no longer be trainable) and leaves in `out` the adapter's
+        files and `head.safetensors` with float32 `weight` (n_classes, hidden) and `bias` (n_classes,), so that
+        `softmax(load(..., adapter=out).embed(texts, pooling="last", max_length=...) @ weight.T + bias)` are the
+        probabilities on every backend.
+
+        Parameters
+        ----------
+        texts : sequence of str
+        y : ndarray of int64, shape (n_texts,)
+            Class indices 0 .. n_classes - 1.
+        out : Path
+            A folder that exists and is empty.
+        callback : callable or None
+            Gets {"step", "steps", "epoch", "loss", "tokens_per_s", "seconds_left"} at most four times a second;
+            an exception it raises stops the training and comes out of `train_lora`.
+
+        Returns
+        -------
+        list of dict
+            One entry an optimiser step: {"step", "epoch", "loss", "learning_rate", "tokens", "seconds"}.
+        """
+
+
+def check_bits(bits: int) -> int:
+    """Return `bits` if it is one a backend knows, else raise `InputError`."""
+    if bits not in BITS:
+        raise InputError(f"bits must be one of {', '.join(map(str, BITS))}; got {bits!r}")
+    return bits

@@ -1,0 +1,256 @@
+"""The torch backend: transformers for models, bitsandbytes for 4 and 8 bits, peft for adapters; CUDA, Metal or CPU."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slmkit.assets import ModelSource
+from slmkit.backends import _shared as shared
+from slmkit.backends.base import Backend, Generation, LanguageModel, LoRAConfig, Progress, check_bits
+from slmkit.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+PIP_LINE = 'pip install -c constraints.txt -e ".[bnb]"'
+
+
+class TorchModel(LanguageModel):
+    """A frozen transformers model behind slmkit's seam."""
+
+    backend = "bnb"
+
+    def __init__(self, source: ModelSource, bits: int, adapter: Path | None, dtype: str | None) -> None:
+        from slmkit.backends._torch import device, loading, quantise, training
+
+        self._device: torch.device = device.pick_device()
+        compute = device.choose_dtype(dtype, self._device)
+        self.source, self.bits, self.device = source, bits, self._device.type
+        self.scheme = quantise.SCHEMES.get(
+            bits, {"torch.bfloat16": "bf16", "torch.float32": "fp32"}.get(str(compute), "fp16")
+        )
+        self._tokenizer: Any = loading.load_tokenizer(source)
+        self._model: Any = loading.load_module(source, bits, compute, self._device)
+        self._weight_bytes, self._n_parameters = _count(self._model, source)
+        if adapter is not None:
+            self._model = training.attach(self._model, adapter)
+
+    def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
+        from slmkit.backends._torch import scoring
+
+        self._check("score continuations", decoder=True)
+        if not len(prompts):
+            return np.zeros((0, len(continuations)))
+        pairs = shared.pair_rows(self._tokenizer, prompts, continuations, self._max_length())
+        scorer = scoring.LabelScorer(self._model, self._tokenizer.pad_token_id, self._device)
+        if all(row[0].read[: row[0].start + 1] == pair.read[: pair.start + 1] for row in pairs for pair in row):
+            return scorer.score(*scoring.contexts_and_tails(pairs))
+        columns = [[[row[i]] for row in pairs] for i in range(len(continuations))]
+        return np.concatenate([scorer.score(*scoring.contexts_and_tails(column)) for column in columns], axis=1)
+
+    def embed(self, texts: Sequence[str], *, pooling: str | None = None, max_length: int | None = None) -> np.ndarray:
+        from slmkit.backends._torch import scoring
+
+        self._check("embed")
+        pooling = shared.check_pooling(pooling)
+        if not len(texts):
+            return np.zeros((0, self._model.config.hidden_size), dtype=np.float32)
+        return scoring.embed(
+            self._model,
+            self._tokenizer,
+            texts,
+            pooling=pooling,
+            normalise=self.source.kind == "encoder" and pooling == "mean",
+            max_length=min(max_length or self._max_length(), self._max_length()),
+            device=self._device,
+        )
+
+    def stream(
+        self,
+        prompt: str,
+        max_new_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> Iterator[str]:
+        yield from self._write(prompt, max_new_tokens, temperature, stop, seed, shared.Writing())
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 128,
+        *,
+        temperature: float = 0.0,
+        stop: Sequence[str] = (),
+        seed: int = 0,
+    ) -> list[Generation]:
+        out = []
+        for prompt, n_prompt in zip(prompts, self.count_tokens(prompts), strict=True):
+            started, state = time.perf_counter(), shared.Writing()
+            text = "".join(self._write(prompt, max_new_tokens, temperature, stop, seed, state))
+            seconds = time.perf_counter() - started
+            out.append(Generation(text, int(n_prompt), state.n_tokens, state.reason, seconds))
+        return out
+
+    def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
+        self._check("count tokens")
+        return np.array([len(ids) for ids in shared.encode(self._tokenizer, list(texts))], dtype=np.int64)
+
+    def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        self._check("render a chat")
+        if not self._tokenizer.chat_template:
+            raise InputError(f"model {self.source.name!r} has no chat template; give it plain text")
+        return str(
+            self._tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
+        )
+
+    def weight_bytes(self) -> int:
+        return self._weight_bytes
+
+    def n_parameters(self) -> int:
+        return self._n_parameters
+
+    def peak_device_bytes(self) -> int | None:
+        from slmkit.backends._torch import device
+
+        return device.peak_bytes(self._device)
+
+    def release(self) -> None:
+        from slmkit.backends._torch import device
+
+        self._model = self._tokenizer = None
+        gc.collect()
+        device.empty_cache(self._device)
+
+    def synchronize(self) -> None:
+        from slmkit.backends._torch import device
+
+        device.synchronize(self._device)
+
+    def _write(
+        self,
+        prompt: str,
+        max_new_tokens: int,
+        temperature: float,
+        stop: Sequence[str],
+        seed: int,
+        state: shared.Writing,
+    ) -> Iterator[str]:
+        from slmkit.backends._torch import generation
+
+        self._check("write text", decoder=True)
+        shared.check_generation(max_new_tokens, temperature)
+        (ids,) = shared.encode(self._tokenizer, [prompt])
+        room = self._max_length() - len(ids)
+        if room < 1:
+            raise InputError(f"the prompt fills the model's context of {self._max_length()} tokens; shorten it")
+        ends = getattr(self._model.generation_config, "eos_token_id", None) or []
+        tokens = generation.decode(
+            self._model,
+            ids,
+            max_new_tokens=min(max_new_tokens, room),
+            temperature=temperature,
+            seed=seed,
+            stop_ids={*(ends if isinstance(ends, list) else [ends]), self._tokenizer.eos_token_id},
+            device=self._device,
+        )
+        yield from shared.write(tokens, self._decode, stop, max_new_tokens, state)
+
+    def _decode(self, ids: list[int]) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _max_length(self) -> int:
+        return int(getattr(self._model.config, "max_position_embeddings", None) or 2048)
+
+    def _check(self, what: str, *, decoder: bool = False) -> None:
+        if self._model is None:
+            raise InputError(f"model {self.source.name!r} was released; load it again to {what}")
+        if decoder and self.source.kind != "decoder":
+            raise InputError(f"model {self.source.name!r} is an encoder: it can embed texts, but not {what}")
+
+
+def _count(model: Any, source: ModelSource) -> tuple[int, int]:
+    """Bytes as stored and parameters before quantisation of a loaded model, tied weights once."""
+    from slmkit.backends._torch.quantise import QuantEmbedding, QuantLinear
+
+    n_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    n_parameters = sum(p.numel() for p in model.parameters())
+    for module in model.modules():
+        if isinstance(module, QuantLinear | QuantEmbedding):
+            n_parameters += module.state.shape.numel() - module.weight.numel()
+            n_bytes += module.stored_state_bytes
+    return n_bytes, n_parameters
+
+
+class BnbBackend(Backend):
+    """transformers + bitsandbytes + peft."""
+
+    name = "bnb"
+
+    def is_available(self) -> tuple[bool, str]:
+        return _probe()
+
+    def load(
+        self, source: ModelSource, *, bits: int = 16, adapter: Path | None = None, dtype: str | None = None
+    ) -> LanguageModel:
+        return TorchModel(source, check_bits(bits), adapter, dtype)
+
+    def train_lora(
+        self,
+        source: ModelSource,
+        texts: Sequence[str],
+        y: np.ndarray,
+        *,
+        n_classes: int,
+        bits: int,
+        config: LoRAConfig,
+        out: Path,
+        callback: Progress | None = None,
+    ) -> list[dict[str, float]]:
+        from slmkit.backends._torch import training
+
+        check_bits(bits)
+        if source.kind != "decoder":
+            raise InputError(f"model {source.name!r} is an encoder; LoRA classification needs a decoder")
+        return training.train(
+            source, texts, y, n_classes=n_classes, bits=bits, config=config, out=out, callback=callback
+        )
+
+
+@lru_cache(maxsize=1)
+def _probe() -> tuple[bool, str]:
+    importlib.import_module("slmkit.backends._torch")
+    for package in ("torch", "transformers", "peft", "accelerate", "bitsandbytes"):
+        try:
+            importlib.import_module(package)
+        except Exception as error:  # a broken install raises more than ImportError
+            return False, f"{package} cannot be imported ({error}); {PIP_LINE}"
+    import torch
+
+    from slmkit.backends._torch import device, quantise
+
+    where = device.pick_device()
+    try:
+        weight = torch.randn(64, 64, device=where)
+        packed, state = quantise.quantise_tensor(weight, 4, nested=True)
+        off = (quantise.bnbf.dequantize_4bit(packed, state) - weight).abs().mean().item()
+    except Exception as problem:  # whatever the kernel raises is the reason
+        return False, f"bitsandbytes cannot quantise on {where.type}: {problem}"
+    return (
+        True,
+        f"transformers and bitsandbytes on {where.type}; a 64x64 tensor came back from 4 bits within {off:.2f}",
+    )
+
+
+BACKEND = BnbBackend()

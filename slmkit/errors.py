@@ -1,0 +1,50 @@
+"""The errors slmkit raises: each names the thing, what is allowed and what came, so that it can be shown as it is."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SlmkitError(Exception):
+    """Something the person can mend. The CLI prints the message without a traceback and exits with code 2."""
+
+
+class InputError(SlmkitError, ValueError):
+    """A wrong value: an unknown name, a missing column, an unusable file."""
+
+
+class MissingExtra(SlmkitError, ImportError):
+    """A part of slmkit that is not installed; the message holds the pip line that brings it."""
+
+
+class NotEnoughMemory(SlmkitError, MemoryError):
+    """A model that would not fit, refused before it is loaded; the message holds the arithmetic."""
+
+
+class AssetError(SlmkitError, OSError):
+    """A model or data file that is missing, truncated, altered or not to be trusted."""
+
+
+def unknown(kind: str, name: object, allowed: Iterable[object]) -> InputError:
+    """Build the error for a name that is not among the allowed ones, with the nearest first.
+
+    Parameters
+    ----------
+    kind : str
+        What was asked for, in the singular: "model", "task", "column".
+    name : object
+        What came.
+    allowed : iterable
+        Every name that would have been right.
+
+    Returns
+    -------
+    InputError
+        To be raised by the caller.
+    """
+    names = [str(item) for item in allowed]
+    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    listed = ", ".join(names[:30]) + (f", ... ({len(names)} in all)" if len(names) > 30 else "")
+    return InputError(f"unknown {kind} {str(name)[:200]!r}.{hint} Known: {listed or 'none'}.")
