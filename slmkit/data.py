@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit import tables
+from slmkit import parquet, tables
 from slmkit.errors import InputError
 from slmkit.splits import Split, deduplicate, normalise, split
 from slmkit.tables import near_column
@@ -132,7 +132,7 @@ def guess_text_column(columns: Sequence[str]) -> str | None:
 def _load(path: Path) -> tuple[pd.DataFrame, list[str]]:
     table = tables.scan(path)
     if table.kind == "Parquet":
-        with tables.open_parquet(path) as file:
+        with parquet.open_parquet(path) as file:
             frame = file.read().to_pandas(ignore_metadata=True)
         return frame, list(table.warnings)
     cells: dict[str, list[Any]] = {name: [] for name in table.columns}

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from slmkit.errors import InputError, MissingExtra
+from slmkit import parquet
+from slmkit.errors import InputError
 
 KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".parquet": "Parquet"}
 DELIMITERS = (",", "\t", ";", "|")
@@ -149,21 +150,8 @@ def as_text(value: object) -> str:
     return _SURROGATES.sub("\ufffd", str(value))
 
 
-def open_parquet(path: Path) -> Any:
-    """A `pyarrow.parquet.ParquetFile`; `InputError` when the file is none."""
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise MissingExtra("Parquet files need pyarrow: pip install pyarrow") from error
-    try:
-        return parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path} is not a readable Parquet file (cut off or altered): {error}") from error
-
-
 def _scan_parquet(table: Table) -> Table:
-    with open_parquet(table.path) as file:
+    with parquet.open_parquet(table.path) as file:
         columns, n_rows = tuple(file.schema_arrow.names), file.metadata.num_rows
     if n_rows == 0:
         raise InputError(f"{table.path} has column names and no rows")

@@ -1,0 +1,131 @@
+"""A file under way: `OUTPUT.part`, and `OUTPUT.part.json`, which says how many of its bytes are good and what it is of.
+
+Data is on the disk before the state counts it, so a part is never believed further than it goes; whatever stops the
+work, the next process cuts the part to its good length and goes on.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO
+
+from slmkit.errors import InputError, SlmkitError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a part file has come, and which input, model and column it is of."""
+
+    rows: int
+    empty: int
+    bytes: int
+    input_bytes: int
+    input_sha256_first_mb: str
+    model_sha256: str
+    text_column: str
+
+
+def part_path(target: Path) -> Path:
+    """Where the unfinished output stands."""
+    return target.with_name(target.name + ".part")
+
+
+def state_path(target: Path) -> Path:
+    """Where its state stands."""
+    return target.with_name(target.name + ".part.json")
+
+
+@contextmanager
+def on_disk(path: Path, rows: int) -> Iterator[None]:
+    """Turn an error of the disk into one that says which file, and that nothing is lost."""
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = "the disk is full" if full else f"cannot write: {error.strerror or error}"
+        raise SlmkitError(f"{path}: {why}. {rows:,} rows are kept; mend it and run the same command again") from error
+
+
+@contextmanager
+def part_file(target: Path, fresh: State, *, resume: bool) -> Iterator[tuple[IO[bytes], State]]:
+    """The part file, open for this process alone and cut to its good length, and the state to go on from."""
+    path = part_path(target)
+    with on_disk(path, 0):
+        part = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed below
+    with part:
+        _lock(part)
+        state = resumable(target, fresh) if resume else fresh
+        with on_disk(path, state.rows):
+            part.truncate(state.bytes)
+            write_state(target, state)
+        if state.rows:
+            log.info("%s: going on after row %s", target, f"{state.rows:,}")
+        try:
+            yield part, state
+        except BaseException:
+            if part.seek(0, os.SEEK_END) == 0:  # nothing to go on from
+                with suppress(OSError):
+                    path.unlink()
+                    state_path(target).unlink()
+            raise
+
+
+def _lock(part: IO[bytes]) -> None:
+    """Refuse a second process on the same output, where the system has file locks."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{part.name}: another process is writing it") from error
+    except OSError as error:
+        log.info("%s cannot be locked (%s): let no second process write it", part.name, error)
+
+
+def resumable(target: Path, fresh: State) -> State:
+    """The state to go on from: the one written down if it fits input and model, else `fresh` if nothing is lost."""
+    path, part = state_path(target), part_path(target)
+    part_bytes = part.stat().st_size if part.exists() else 0
+    if part_bytes == 0:
+        return fresh
+    again = "Delete it to start again"
+    if not path.is_file():
+        raise InputError(f"{part} stands there without {path.name}, so it cannot be resumed. {again}")
+    try:
+        state = State(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{part} cannot be resumed, {path.name} is unreadable: {error}. {again}") from error
+    changed = {
+        "the input": (state.input_bytes, state.input_sha256_first_mb)
+        != (fresh.input_bytes, fresh.input_sha256_first_mb),
+        "the model": state.model_sha256 != fresh.model_sha256,
+        f"the text column ({state.text_column!r})": state.text_column != fresh.text_column,
+    }
+    if reasons := [what for what, differs in changed.items() if differs]:
+        raise InputError(f"{part} cannot be resumed: {' and '.join(reasons)} changed since. {again}")
+    if part_bytes < state.bytes:
+        log.warning("%s is shorter than written down; starting again", part)
+        return fresh
+    return state
+
+
+def write_state(target: Path, state: State) -> None:
+    """Write the state aside and move it into place."""
+    path = state_path(target)
+    aside = path.with_name(path.name + ".new")
+    try:
+        aside.write_text(json.dumps(asdict(state)), encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
