@@ -19,10 +19,10 @@ LIBRARY = ROOT / "slmkit"
 
 # Imports point down or stay on the floor (without circles). A new module says here where it lives.
 FLOORS = {
-    3: "__main__ console report study plan folder evaluate bulk",
+    3: "__main__ console report study plan folder evaluate bulk partfile",
     2: "classify finetune distill cascade runs configurations plots score_plots verdict workshop",
     1: "backends tasks shapes footprint energy estimate jobs doctor",
-    0: "catalog assets data tables splits prompts metrics text errors",
+    0: "catalog assets data tables parquet partfile splits prompts metrics text errors",
 }
 COMMAND_LINE = {"__main__", "console"}
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
@@ -158,6 +158,14 @@ def test_every_module_says_what_it_is_for() -> None:
     report(violations)
 
 
+def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function without its docstring, which may be as long as it needs to be."""
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None and len(function.body) > 1
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+    return (function.end_lineno or 0) - function.lineno + 1 - docstring
+
+
 def test_files_and_functions_stay_short() -> None:
     violations = []
     for path in FILES:
@@ -166,7 +174,7 @@ def test_files_and_functions_stay_short() -> None:
             violations.append(f"{path.relative_to(ROOT)}: {n_lines} lines, at most {MAX_FILE}")
         for node in ast.walk(TREES[path]):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                n_lines = (node.end_lineno or 0) - node.lineno + 1
+                n_lines = length(node)
                 if n_lines > MAX_FUNCTION:
                     violations.append(f"{where(path, node)}: {node.name} has {n_lines} lines, at most {MAX_FUNCTION}")
     report(violations)

@@ -91,4 +91,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("setup: stopped; the next call starts it afresh", file=sys.stderr)
+        sys.exit(130)
