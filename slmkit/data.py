@@ -69,7 +69,7 @@ def read(
         table = table.set_axis([str(c) for c in table.columns], axis=1)
     else:
         where = str(path_or_frame)
-        table, warnings = _load(Path(path_or_frame))
+        table, warnings = _load(Path(path_or_frame), guessing=text_column is None or label_column is None)
     text_column, label_column, guesses = _columns(where, table, text_column, label_column)
     groups = table["group"].tolist() if "group" in table and "group" not in (text_column, label_column) else None
     frame = finish(table[text_column].tolist(), table[label_column].tolist(), groups, warnings=[*warnings, *guesses])
@@ -129,7 +129,7 @@ def guess_text_column(columns: Sequence[str]) -> str | None:
     return _by_name(columns, TEXT_NAMES) or (columns[0] if len(columns) == 1 else None)
 
 
-def _load(path: Path) -> tuple[pd.DataFrame, list[str]]:
+def _load(path: Path, *, guessing: bool) -> tuple[pd.DataFrame, list[str]]:
     table = tables.scan(path)
     if table.kind == "Parquet":
         with parquet.open_parquet(path) as file:
@@ -139,14 +139,15 @@ def _load(path: Path) -> tuple[pd.DataFrame, list[str]]:
     for record in tables.records(table):
         for name, column in cells.items():
             column.append(record.values.get(name))
-    if table.kind != "JSONL":
+    if guessing and table.kind != "JSONL":
         _refuse_missing_header(table, cells)
     return pd.DataFrame(cells, dtype=object), list(table.warnings)
 
 
 def _refuse_missing_header(table: tables.Table, cells: dict[str, list[Any]]) -> None:
     for name, column in cells.items():
-        if name and name in column and name.casefold() not in (*TEXT_NAMES, *LABEL_NAMES):
+        others = [other for other in table.columns if other != name]
+        if name and name in column and not (_by_name(others, TEXT_NAMES) or _by_name(others, LABEL_NAMES)):
             raise InputError(
                 f"{table.path}: the first line looks like a row, not like column names ({name!r} "
                 "stands in its column again). Put a line with column names first, for example: label,text"

@@ -117,6 +117,8 @@ def split(
     InputError
         More rows asked than exist after de-duplication, fewer than classes, or a class that cannot be on both sides.
     """
+    if seed < 0:
+        raise InputError(f"seed must be a whole number from 0; got {seed}")
     rows, n_dropped, n_conflicting, keys = _deduplicate(frame)
     notes = _duplicate_notes(n_dropped, n_conflicting)
     _check_classes(rows, notes)
