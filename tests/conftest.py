@@ -15,13 +15,14 @@ import pytest
 
 from slmkit.assets import ModelSource
 
-TEXT = """A small model reads a message and says whether it is fraud or not. The bank wrote to you about your account: please
-confirm your password at the link below, or your card will be blocked today. You have won a free prize of 1000 pounds!
-Call now to claim it. Hi mum, I lost my phone, can you send money to this number? See you at lunch tomorrow. The train is
-late again. Thanks for the flowers, they are lovely. Operating profit rose to 13.1 million euros from 8.7 million in the
-same period of the year before. Net sales fell by a tenth. The company said the news was positive, negative or neutral.
-Question: is this a question? Answer: yes, no, maybe. Text: one two three four five six seven eight nine ten. Label: spam,
-ham. The quick brown fox jumps over the lazy dog. user assistant system: 0123456789 + - * / = ( ) [ ] < > ; , . ! ? ' " \\ @
+TEXT = """A small model reads a message and says whether it is fraud or not. The bank wrote to you about your account:
+please confirm your password at the link below, or your card will be blocked today. You have won a free prize
+of 1000 pounds! Call now to claim it. Hi mum, I lost my phone, can you send money to this number? See you at
+lunch tomorrow. The train is late again. Thanks for the flowers, they are lovely. Operating profit rose to
+13.1 million euros from 8.7 million in the same period of the year before. Net sales fell by a tenth. The
+company said the news was positive, negative or neutral. Question: is this a question? Answer: yes, no, maybe.
+Text: one two three four five six seven eight nine ten. Label: spam, ham. The quick brown fox jumps over the
+lazy dog. user assistant system: 0123456789 + - * / = ( ) [ ] < > ; , . ! ? ' " \\ @
 """
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}</s>{% endfor %}"
@@ -132,9 +133,13 @@ def _byte_level_bpe(chat: bool) -> Any:
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>", "<|system|>", "<|user|>", "<|assistant|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(TEXT.splitlines(), trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     fast.chat_template = CHAT_TEMPLATE if chat else None
     return fast
@@ -153,7 +158,13 @@ def _wordpiece() -> Any:
     )
     cls, sep = ("[CLS]", 2), ("[SEP]", 3)
     tokenizer.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[cls, sep])
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    names = {
+        "pad_token": "[PAD]",
+        "unk_token": "[UNK]",
+        "cls_token": "[CLS]",
+        "sep_token": "[SEP]",
+        "mask_token": "[MASK]",
+    }
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names)
 
 

@@ -94,7 +94,9 @@ class Pair:
         return len(self.read) - len(self.target)
 
 
-def pair_rows(tokenizer: Any, prompts: Sequence[str], continuations: Sequence[str], max_length: int | None) -> list[list[Pair]]:
+def pair_rows(
+    tokenizer: Any, prompts: Sequence[str], continuations: Sequence[str], max_length: int | None
+) -> list[list[Pair]]:
     """Token rows of every prompt with every continuation, shape (n_prompts, n_continuations).
 
     White space at a prompt's end moves to the continuation; the continuation's ids are what encoding both together has
@@ -110,7 +112,9 @@ def pair_rows(tokenizer: Any, prompts: Sequence[str], continuations: Sequence[st
     contexts, both = _bare_rows(tokenizer, heads), _bare_rows(tokenizer, whole)
     width = len(continuations)
     lone = lone_token(tokenizer)
-    return [[_pair(contexts[i], both[i * width + j], max_length, lone) for j in range(width)] for i in range(len(prompts))]
+    return [
+        [_pair(contexts[i], both[i * width + j], max_length, lone) for j in range(width)] for i in range(len(prompts))
+    ]
 
 
 def _pair(context: list[int], both: list[int], max_length: int | None, lone: int) -> Pair:
@@ -139,7 +143,7 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     """Number of tokens that all rows share at their beginning."""
     if not rows:
         return 0
-    low, high = min(rows), max(rows)
+    low, high = min(rows, key=list), max(rows, key=list)
     return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
 
 
@@ -215,8 +219,8 @@ class History:
         if not math.isfinite(loss):
             raise InputError(f"the loss became {loss} at step {step} of {self.steps}: take a smaller learning_rate")
         seconds, self._last_step = now - self._last_step, now
-        entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": learning_rate, "tokens": tokens, "seconds": seconds}
-        self.entries.append(entry)
+        entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": learning_rate, "tokens": tokens}
+        self.entries.append({**entry, "seconds": seconds})
         if self.callback is not None and now - self._last_report >= REPORT_EVERY_S:
             self._last_report = now
             rate = sum(e["tokens"] for e in self.entries) / max(now, 1e-9)

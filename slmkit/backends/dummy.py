@@ -25,12 +25,13 @@ ORDER, SMOOTHING = 4, 0.5
 SPECIAL, END = 1, 0  # one special token begins each text; byte 0 ends one
 STEP_SCALE = 1000.0  # a linear head on vectors of length one wants larger steps than a transformer
 PARAGRAPH = (
-    "The parcel office wrote on Monday that a small fee was due before the box could be sent. Anna read the message twice. "
-    "The link in it did not lead to the office, and the bank she called had heard of it before: it was a fraud, the third one "
-    "that week. She deleted the message and told her brother, who had paid. The bank could send his money back, because he "
-    "called on the same day. A good rule is to wait, to read the message again, and to call the office on a number that you "
-    "know. The company reported that its profit rose in the first quarter, and that sales were better than in the year before.\n"
-).encode() + bytes([END])
+    b"The parcel office wrote on Monday that a small fee was due before the box could be sent. Anna read the "
+    b"message twice. The link in it did not lead to the office, and the bank she called had heard of it before: it "
+    b"was a fraud, the third one that week. She deleted the message and told her brother, who had paid. The bank "
+    b"could send his money back, because he called on the same day. A good rule is to wait, to read the message "
+    b"again, and to call the office on a number that you know. The company reported that its profit rose in the "
+    b"first quarter, and that sales were better than in the year before.\n"
+) + bytes([END])
 
 
 class DummyModel(LanguageModel):
@@ -52,13 +53,16 @@ class DummyModel(LanguageModel):
 
     @property
     def _weights(self) -> dict[str, np.ndarray]:
+        self._check_alive()
+        return self._stored or {}
+
+    def _check_alive(self) -> None:
         if self._stored is None:
             raise InputError(f"model {self.source.name!r} was released; load it again")
-        return self._stored
 
     def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
         """Sum of log-probabilities of the continuation's bytes; see `LanguageModel.loglikelihood`."""
-        self._weights  # noqa: B018 - raises when released
+        self._check_alive()
         if not all(continuations):
             raise InputError("continuations must not be empty strings")
         values = [[_bytes_loglikelihood(p.encode(), c.encode()) for c in continuations] for p in prompts]
@@ -94,9 +98,15 @@ class DummyModel(LanguageModel):
         return out
 
     def _write(
-        self, prompt: str, max_new_tokens: int, temperature: float, stop: Sequence[str], seed: int, state: shared.Writing
+        self,
+        prompt: str,
+        max_new_tokens: int,
+        temperature: float,
+        stop: Sequence[str],
+        seed: int,
+        state: shared.Writing,
     ) -> Iterator[str]:
-        self._weights  # noqa: B018 - raises when released
+        self._check_alive()
         shared.check_generation(max_new_tokens, temperature)
         tokens = _next_bytes(prompt.encode(), max_new_tokens, temperature, seed)
         return shared.write(tokens, lambda ids: bytes(ids).decode("utf-8", "replace"), stop, max_new_tokens, state)
@@ -111,7 +121,7 @@ class DummyModel(LanguageModel):
 
     def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
         """Bytes of each text and one special token; int64 (n_texts,)."""
-        self._weights  # noqa: B018 - raises when released
+        self._check_alive()
         return np.array([len(text.encode()) + SPECIAL for text in texts], dtype=np.int64)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
@@ -143,7 +153,7 @@ class DummyBackend(Backend):
     def load(
         self, source: ModelSource, *, bits: int = 16, adapter: Path | None = None, dtype: str | None = None
     ) -> LanguageModel:
-        """Build the model. An adapter is a head only, so it changes no vector; it is checked to be one. `dtype` is ignored."""
+        """Build the model. An adapter is a head only, so it changes no vector. `dtype` is ignored."""
         _check_source(source)
         model = DummyModel(source, check_bits(bits))
         if adapter is not None:
@@ -194,7 +204,7 @@ def dequantise(stored: Mapping[str, np.ndarray], bits: int) -> np.ndarray:
 
 def _check_source(source: ModelSource) -> None:
     if not source.name.startswith("dummy"):
-        raise InputError(f"backend dummy reads no model files: the model's name must begin with 'dummy'; got {source.name!r}")
+        raise InputError(f"backend dummy reads no files: a model's name must begin with 'dummy'; got {source.name!r}")
 
 
 def _check_adapter(folder: Path) -> None:
@@ -204,7 +214,7 @@ def _check_adapter(folder: Path) -> None:
     except (OSError, KeyError, ValueError) as error:
         raise AssetError(f"{folder} is not an adapter of backend dummy: {error}") from error
     if shapes[0][1:] != (HIDDEN,) or shapes[1] != shapes[0][:1]:
-        raise AssetError(f"{folder} is not an adapter of backend dummy: weight must be (n_classes, {HIDDEN}); got {shapes[0]}")
+        raise AssetError(f"{folder} is no adapter of backend dummy: weight must be (n, {HIDDEN}); got {shapes[0]}")
 
 
 def _bag(text: bytes) -> np.ndarray:
@@ -217,7 +227,7 @@ def _bag(text: bytes) -> np.ndarray:
 
 
 def _next_byte(known: np.ndarray) -> np.ndarray:
-    """Probabilities (256,) of the byte after `known` (n,): add-k counts at order 0, each longer order smoothed by the last."""
+    """Probabilities (256,) of the byte after `known` (n,): add-k counts, each order smoothed by the one below it."""
     p = np.full(256, 1 / 256)
     for order in range(ORDER + 1):
         matches = np.ones(len(known) - order, dtype=bool)
@@ -234,6 +244,8 @@ def _history(prompt: bytes) -> bytes:
 
 
 def _bytes_loglikelihood(prompt: bytes, continuation: bytes) -> float:
+    head = prompt.rstrip()  # white space at the end moves to the continuation, as in `_shared.pair_rows`
+    prompt, continuation = head, prompt[len(head) :] + continuation
     known = np.frombuffer(_history(prompt) + continuation, dtype=np.uint8)
     first = len(known) - len(continuation)
     return float(sum(np.log(_next_byte(known[:end])[known[end]]) for end in range(first, len(known))))

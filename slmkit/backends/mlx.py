@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,15 @@ class MLXBackend(Backend):
         rows = shared.encode(_tokenizer(source.folder), texts, min(config.max_length, limit))
         try:
             return lora.train(
-                loaded.net, rows, y, n_classes=n_classes, config=config, source=source, bits=bits, out=Path(out), callback=callback
+                loaded.net,
+                rows,
+                y,
+                n_classes=n_classes,
+                config=config,
+                source=source,
+                bits=bits,
+                out=Path(out),
+                callback=callback,
             )
         finally:
             _forget()
@@ -73,7 +82,9 @@ class MLXBackend(Backend):
     def _check(self, source: ModelSource, bits: int) -> None:
         check_bits(bits)
         if source.kind == "encoder":
-            raise InputError(f"mlx-lm runs decoders only and {source.name!r} is an encoder; use backend bnb for encoders")
+            raise InputError(
+                f"mlx-lm runs decoders only and {source.name!r} is an encoder; use backend bnb for encoders"
+            )
         ok, reason = self.is_available()
         if not ok:
             raise MissingExtra(reason)
@@ -83,7 +94,7 @@ class MLXBackend(Backend):
 def _probe() -> tuple[bool, str]:
     try:
         import mlx.core as mx
-        import mlx_lm
+        import mlx_lm.utils  # noqa: F401 - the import is the probe
     except Exception as error:  # a wheel that does not fit the machine fails in its own ways
         return False, f"mlx or mlx-lm cannot be imported ({type(error).__name__}: {error}). Get them with: {INSTALL}"
     try:
@@ -99,7 +110,7 @@ def _probe() -> tuple[bool, str]:
     from slmkit.backends._mlx.weights import device_name
 
     where = {"metal": "the Metal GPU", "cuda": "a CUDA GPU", "cpu": "the CPU (slow)"}[device_name()]
-    return True, f"mlx {mx.__version__} with mlx-lm {mlx_lm.__version__} quantises and computes on {where}."
+    return True, f"mlx {version('mlx')} with mlx-lm {version('mlx-lm')} quantises and computes on {where}."
 
 
 def _tokenizer(folder: Path) -> Any:

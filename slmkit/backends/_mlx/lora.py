@@ -40,10 +40,10 @@ class Classifier(nn.Module):
         self.head.weight = 0.02 * mx.random.normal((n_classes, width), key=mx.random.key(seed))
         self.head.bias = mx.zeros(n_classes)
 
-    def loss(self, tokens: mx.array, lengths: Sequence[int], y: mx.array) -> mx.array:
-        """Sum of cross-entropies of a micro-batch of padded token rows (B, T)."""
+    def loss(self, tokens: mx.array, lengths: Sequence[int], y: mx.array, batch_size: int) -> mx.array:
+        """Share of a micro-batch (B, T) in the mean cross-entropy of a batch of `batch_size` rows."""
         last = pool(self.net.model(tokens), lengths, "last")  # (B, H)
-        return nn.losses.cross_entropy(self.head(last), y, reduction="sum")
+        return nn.losses.cross_entropy(self.head(last), y, reduction="sum") / batch_size
 
 
 def train(
@@ -65,9 +65,9 @@ def train(
     parameters = add_lora(net, config)
     classifier = Classifier(net, n_classes, config.seed)
     history = _run(classifier, rows, np.asarray(y), config, callback)
-    weights = {name: array for name, array in tree_flatten(net.trainable_parameters())}
+    weights = dict(tree_flatten(net.trainable_parameters()))
     if not any(bool(mx.any(array != 0)) for name, array in weights.items() if name.endswith("lora_b")):
-        raise SlmkitError(f"training of {source.name} changed no adapter weight; this architecture cannot be tuned here")
+        raise SlmkitError(f"training of {source.name} moved no adapter weight; mlx-lm cannot tune it")
     mx.save_safetensors(str(out / "adapters.safetensors"), weights)
     head = {"weight": classifier.head.weight, "bias": classifier.head.bias}
     mx.save_safetensors(str(out / "head.safetensors"), {name: array.astype(mx.float32) for name, array in head.items()})
@@ -107,14 +107,13 @@ def _run(
         for part in shared.length_batches([lengths[i] for i in batch], config.max_batch_tokens):
             some = batch[part]
             tokens = mx.array(shared.pad_right([rows[i] for i in some]))
-            value, grads = value_and_grad(tokens, [lengths[i] for i in some], mx.array(y[some]))
+            value, grads = value_and_grad(tokens, [lengths[i] for i in some], mx.array(y[some]), len(batch))
             total = grads if total is None else tree_map(mx.add, total, grads)
             mx.eval(value, total)
-            loss += value.item() / len(batch)
+            loss += value.item()
         rate = shared.one_cycle(step, len(plan), config.learning_rate)
         optimiser.learning_rate = rate
-        clipped, _ = optim.clip_grad_norm(tree_map(lambda g: g / len(batch), total), MAX_NORM)
-        optimiser.update(classifier, clipped)
+        optimiser.update(classifier, optim.clip_grad_norm(total, MAX_NORM)[0])
         mx.eval(classifier.trainable_parameters(), optimiser.state)
         history.add(epoch, loss, rate, sum(lengths[i] for i in batch))
     classifier.eval()
@@ -138,7 +137,7 @@ def apply(net: nn.Module, folder: Path, source: ModelSource) -> None:
     if "lora_parameters" not in facts:
         raise InputError(f"{folder} is not an adapter of backend mlx (its adapter_config.json has no lora_parameters)")
     if facts.get("revision", source.revision) != source.revision:
-        log.warning("adapter was trained on %s, revision %s; got %s", facts.get("model"), facts["revision"], source.revision)
+        log.warning("adapter is for revision %s of %s; got %s", facts["revision"], facts["model"], source.revision)
     try:
         load_adapters(net, str(folder))
     except ValueError as error:

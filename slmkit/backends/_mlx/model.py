@@ -46,13 +46,16 @@ class MLXModel(LanguageModel):
 
     @property
     def _model(self) -> Any:
+        self._check_alive()
+        return self._net
+
+    def _check_alive(self) -> None:
         if self._net is None:
             raise InputError(f"model {self.source.name!r} was released; load it again")
-        return self._net
 
     def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
         """Score continuations; float64 (n_prompts, n_continuations), nats."""
-        self._model  # noqa: B018 - raises when released
+        self._check_alive()
         reads, places = _plan(shared.pair_rows(self._tokenizer, prompts, continuations, self._limit))
         out = np.zeros(len(places))
         limit = self._limit or max(map(len, reads), default=0) + 1
@@ -132,16 +135,25 @@ class MLXModel(LanguageModel):
         return out
 
     def _write(
-        self, prompt: str, max_new_tokens: int, temperature: float, stop: Sequence[str], seed: int, state: shared.Writing
+        self,
+        prompt: str,
+        max_new_tokens: int,
+        temperature: float,
+        stop: Sequence[str],
+        seed: int,
+        state: shared.Writing,
     ) -> Iterator[str]:
-        self._model  # noqa: B018 - raises when released
+        self._check_alive()
         shared.check_generation(max_new_tokens, temperature)
         ids = shared.encode(self._tokenizer, [prompt])[0]
-        tokens = self._new_tokens(ids, max_new_tokens, sampler(temperature, seed))
+        room = max_new_tokens if self._limit is None else self._limit - len(ids)
+        if room < 1:
+            raise InputError(f"the prompt fills the model's context of {self._limit} tokens; shorten it")
+        tokens = self._new_tokens(ids, min(max_new_tokens, room), sampler(temperature, seed))
         return shared.write(tokens, self._decode, stop, max_new_tokens, state)
 
     def _new_tokens(self, ids: list[int], max_new_tokens: int, choose: Any) -> Iterator[int]:
-        with wired_limit(self._model, [generation_stream]):
+        with wired_limit(self._model, [generation_stream]):  # type: ignore[list-item]
             steps = generate_step(mx.array(ids), self._model, max_tokens=max_new_tokens, sampler=choose)
             with closing(steps):
                 for token, _ in steps:
@@ -165,19 +177,19 @@ class MLXModel(LanguageModel):
 
     def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
         """Tokens of each text, special ones included; int64 (n_texts,)."""
-        self._model  # noqa: B018 - raises when released
+        self._check_alive()
         return np.array([len(row) for row in shared.encode(self._tokenizer, texts)], dtype=np.int64)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Render messages with the model's own template, ready for its answer."""
-        self._model  # noqa: B018 - raises when released
+        self._check_alive()
         if not self._tokenizer.chat_template:
             raise InputError(f"model {self.source.name!r} has no chat template; give it a plain prompt")
         return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
 
     def weight_bytes(self) -> int:
         """Bytes of the base model's weights as stored; an adapter is not counted."""
-        self._model  # noqa: B018 - raises when released
+        self._check_alive()
         return self._stored_bytes
 
     def n_parameters(self) -> int:
@@ -190,13 +202,17 @@ class MLXModel(LanguageModel):
         gc.collect()
         mx.clear_cache()
 
+    def peak_device_bytes(self) -> int | None:
+        """Highest memory mlx held on a GPU so far; None on a CPU."""
+        return None if self.device == "cpu" else int(mx.get_peak_memory())
+
     def synchronize(self) -> None:
         """Wait until mlx has finished."""
         mx.synchronize()
 
 
 class _GivenHidden:
-    """Stands where the blocks were and hands through what it is given, so that the model's own head can be used alone."""
+    """Stands where the blocks were and hands on what it is given, so that the model's own head can be used alone."""
 
     def __init__(self, blocks: nn.Module) -> None:
         self._blocks = blocks
@@ -242,7 +258,7 @@ def repeated(cache: list[Any], n: int) -> list[Any]:
 
 
 def sampler(temperature: float, seed: int) -> Any:
-    """A function from log-probabilities (1, V) to a token (1,); with its own random key, mlx's global one stays untouched."""
+    """A function from log-probabilities (1, V) to a token (1,), with a random key of its own."""
     if temperature == 0:
         return lambda logprobs: mx.argmax(logprobs, axis=-1)
     state = {"key": mx.random.key(seed)}

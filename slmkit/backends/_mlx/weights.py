@@ -80,12 +80,12 @@ def load(source: ModelSource, bits: int, dtype: str | None) -> Loaded:
         raise InputError(f"{source.name} is stored in {own['bits']} bits: bits must be {own['bits']}; got {bits}")
     if bits == 16:
         net, config = read(source.folder)
-        _cast(net, DTYPES[dtype] if dtype else _sixteen_bit(net))
+        net.set_dtype(DTYPES[dtype] if dtype else _sixteen_bit(net))
         scheme, stored = SHORT[_float_type(net)], _bytes(net)
     else:
         net, config = read(source.folder if own else quantised_copy(source, bits))
         scheme, stored = f"affine-g{own['group_size'] if own else GROUP}", _bytes(net)
-        _cast(net, DTYPES[dtype or ("float32" if device_name() == "cpu" else "bfloat16")])
+        net.set_dtype(DTYPES[dtype or ("float32" if device_name() == "cpu" else "bfloat16")])
     mx.eval(net.parameters())
     return Loaded(net, config, scheme, stored, get_total_parameters(net))
 
@@ -107,12 +107,12 @@ def read(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def settings_for_mlx(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings that transformers 5 writes in a new place, where mlx-lm looks for them; what stands there already is kept.
+    """Settings that transformers 5 writes in a new place, under the names mlx-lm looks for; old ones are kept.
 
     Returns
     -------
     dict
-        Any of `rope_theta`, `rope_scaling`, `rope_local_base_freq`, `sliding_window_pattern`, to be laid over the config.
+        Any of `rope_theta`, `rope_scaling`, `rope_local_base_freq`, `sliding_window_pattern`, laid over the config.
     """
     rope, found = config.get("rope_parameters") or {}, {}
     sliding = rope.get("sliding_attention")
@@ -145,13 +145,17 @@ def quantised_copy(source: ModelSource, bits: int) -> Path:
 
 def _write_quantised(folder: Path, bits: int, out: Path) -> None:
     net, _ = read(folder)
-    _cast(net, _sixteen_bit(net))
-    nn.quantize(net, GROUP, bits, class_predicate=lambda _, m: hasattr(m, "to_quantized") and m.weight.shape[-1] % GROUP == 0)
+    net.set_dtype(_sixteen_bit(net))
+    nn.quantize(net, GROUP, bits, class_predicate=_can_be_quantised)
     mx.save_safetensors(str(out / "model.safetensors"), dict(tree_flatten(net.parameters())), {"format": "mlx"})
     config = _config(folder) | {"quantization": {"group_size": GROUP, "bits": bits, "mode": "affine"}}
     (out / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     if (folder / "generation_config.json").is_file():
         (out / "generation_config.json").write_bytes((folder / "generation_config.json").read_bytes())
+
+
+def _can_be_quantised(_: str, module: nn.Module) -> bool:
+    return hasattr(module, "to_quantized") and module.weight.shape[-1] % GROUP == 0
 
 
 def _identity(source: ModelSource) -> str:
@@ -188,10 +192,6 @@ def _float_type(net: nn.Module) -> Any:
 
 def _sixteen_bit(net: nn.Module) -> Any:
     return mx.float16 if _float_type(net) == mx.float16 else mx.bfloat16
-
-
-def _cast(net: nn.Module, dtype: Any) -> None:
-    net.set_dtype(dtype)
 
 
 def _bytes(net: nn.Module) -> int:
