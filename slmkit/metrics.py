@@ -146,10 +146,9 @@ def _checked(y_true: Sequence[str], proba: np.ndarray, classes: Sequence[str], p
     if proba.shape != (len(y_true), len(classes)) or not len(y_true):
         wanted = f"(rows, classes) = ({len(y_true)}, {len(classes)}) with at least one row"
         raise InputError(f"probabilities must have shape {wanted}; got {proba.shape}")
-    if not np.isfinite(proba).all() or proba.min() < 0 or proba.max() > 1 + 1e-6:
-        raise InputError(
-            f"probabilities must lie in 0..1; got {np.nanmin(proba):.4g} to {np.nanmax(proba):.4g}, or NaN"
-        )
+    wrong = ~((proba >= 0) & (proba <= 1 + 1e-6))  # NaN is neither
+    if wrong.any():
+        raise InputError(f"probabilities must lie in 0..1; got {proba[wrong][0]:.4g} ({int(wrong.sum())} such values)")
     if positive is not None and positive not in classes:
         raise InputError(f"positive must be one of {', '.join(map(repr, classes))}; got {positive!r}")
     return proba
