@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +13,6 @@ from safetensors.numpy import load_file
 
 from slmkit import assets, backends
 from slmkit.assets import ModelSource
-from slmkit.backends import _shared as shared
 from slmkit.backends.base import Backend, LanguageModel, LoRAConfig
 from slmkit.errors import AssetError, InputError
 
@@ -354,100 +350,3 @@ def test_bnb_and_mlx_agree(tiny_decoder: ModelSource) -> None:
         assert torch_model.generate(["The bank"], 8)[0].text == mlx_model.generate(["The bank"], 8)[0].text
         assert torch_model.count_tokens(TEXTS).tolist() == mlx_model.count_tokens(TEXTS).tolist()
         assert torch_model.n_parameters() == mlx_model.n_parameters()
-
-
-# mlx alone
-
-
-@pytest.fixture
-def mlx() -> Backend:
-    engine = backends.get("mlx")
-    ok, reason = engine.is_available()
-    if not ok:
-        pytest.skip(reason)
-    return engine
-
-
-def test_mlx_gets_the_settings_transformers_5_moved(mlx: Backend) -> None:
-    from slmkit.backends._mlx.weights import settings_for_mlx
-
-    assert settings_for_mlx({"rope_parameters": {"rope_type": "default", "rope_theta": 1e5}}) == {"rope_theta": 1e5}
-    assert settings_for_mlx({"rope_theta": 5e5, "rope_parameters": {"rope_theta": 1e5}}) == {}
-    gemma = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}
-    layers = ["sliding_attention"] * 5 + ["full_attention"]
-    wanted = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 6}
-    assert settings_for_mlx({"rope_parameters": gemma, "layer_types": layers}) == wanted
-    scaled = settings_for_mlx({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}})
-    assert scaled["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
-
-
-def test_mlx_keeps_its_quantised_copy(mlx: Backend, tiny_decoder: ModelSource) -> None:
-    mlx.load(tiny_decoder, bits=4).release()
-    (copy,) = (assets.cache_dir() / "quantised").glob("*mlx-affine-g64-4bit")
-    stamp = (copy / "model.safetensors").stat().st_mtime_ns
-    mlx.load(tiny_decoder, bits=4).release()
-    assert (copy / "model.safetensors").stat().st_mtime_ns == stamp
-    assert json.loads((copy / "config.json").read_text())["quantization"]["bits"] == 4
-    (copy / "model.safetensors").write_bytes(b"broken")
-    with mlx.load(tiny_decoder, bits=4) as model:  # made again
-        assert np.isfinite(model.embed(["a"])).all()
-
-
-def test_mlx_names_unreadable_weights_and_unknown_architectures(
-    mlx: Backend, tiny_decoder: ModelSource, tmp_path: Path
-) -> None:
-    folder = Path(shutil.copytree(tiny_decoder.folder, tmp_path / "cut"))
-    weights = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
-    with pytest.raises(AssetError, match="the weights in .*cut cannot be read"):
-        mlx.load(replace(tiny_decoder, folder=folder))
-    (folder / "model.safetensors").write_bytes(weights)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"model_type": "nonesuch", "architectures": ["X"]}))
-    with pytest.raises(InputError, match="does not know the architecture .*nonesuch"):
-        mlx.load(replace(tiny_decoder, folder=folder))
-
-
-def test_mlx_leaves_a_layer_alone_whose_width_is_no_multiple_of_64(mlx: Backend) -> None:
-    from mlx import nn
-
-    from slmkit.backends._mlx.weights import _can_be_quantised
-
-    assert _can_be_quantised("", nn.Linear(128, 3)) and not _can_be_quantised("", nn.Linear(96, 64))
-
-
-# what they share, and the tests' own fence
-
-
-def test_batches_hold_every_row_once_within_their_budget() -> None:
-    lengths = [3, 50, 7, 7, 1, 200, 20]
-    batches = shared.length_batches(lengths, max_tokens=60, max_rows=3)
-    assert sorted(i for b in batches for i in b) == list(range(7))
-    assert batches[0].tolist() == [5]  # longer than the budget: alone, and first
-    assert all(len(b) == 1 or len(b) * max(lengths[i] for i in b) <= 60 for b in batches)
-
-
-def test_training_plan_sees_every_row_once_an_epoch() -> None:
-    plan = shared.training_plan([5] * 37, LoRAConfig(epochs=2.5, batch_size=8, seed=3))
-    assert len(plan) == round(2.5 * 5)
-    assert sorted(np.concatenate([rows for epoch, rows in plan if epoch == 1])) == list(range(37))
-    other = shared.training_plan([5] * 37, LoRAConfig(epochs=2.5, batch_size=8, seed=4))
-    assert [r.tolist() for _, r in plan] != [r.tolist() for _, r in other]
-
-
-def test_one_cycle_rises_for_a_tenth_and_falls_to_zero() -> None:
-    rates = [shared.one_cycle(step, 100, 1.0) for step in range(100)]
-    assert rates[9] == max(rates) == 1.0 and rates[0] == pytest.approx(0.1)
-    assert rates[-1] < 0.001 and (np.diff(rates[9:]) < 0).all()
-
-
-def test_a_stop_string_over_two_tokens_is_never_let_out() -> None:
-    state = shared.Writing()
-    pieces = list(shared.write([0, 1, 2, 3], lambda ids: "ab#x##END c"[: 3 * len(ids)], ["##END"], 9, state))
-    assert "".join(pieces) == "ab#x" and state.reason == "stop" and state.n_tokens == 3
-    assert all("##" not in piece for piece in pieces)
-
-
-def test_tests_cannot_reach_the_network() -> None:
-    with socket.socket() as client, pytest.raises(OSError, match="tests must not use the network"):
-        client.connect(("192.0.2.1", 80))
