@@ -77,6 +77,7 @@ class MLXBackend(Backend):
                 callback=callback,
             )
         finally:
+            del loaded
             _forget()
 
     def _check(self, source: ModelSource, bits: int) -> None:
