@@ -201,7 +201,7 @@ def _append_all(
         n_empty = int(np.isnan(proba[:, 0]).sum())
         counts = {"rows": state.rows + len(texts), "empty": state.empty + n_empty, "bytes": state.bytes + len(block)}
         with partfile.on_disk(Path(part.name), state.rows):
-            _write_whole(part, block)
+            write_whole(part, block)
             os.fsync(part.fileno())
             partfile.write_state(target, State(**{**asdict(state), **counts}))
         state = State(**{**asdict(state), **counts})
@@ -213,7 +213,7 @@ def _append_all(
     return state
 
 
-def _write_whole(part: IO[bytes], block: bytes) -> None:
+def write_whole(part: IO[bytes], block: bytes) -> None:
     view = memoryview(block)
     while view:
         view = view[part.write(view) :]

@@ -11,7 +11,7 @@ import numpy as np
 
 from slmkit.errors import InputError, MissingExtra
 
-GROUP_ROWS, GROUP_BYTES = 65_536, 64 * 2**20  # a row group ends at either
+GROUP_ROWS, GROUP_BYTES = 65_536, 16 * 2**20  # a row group ends at either
 
 
 def open_parquet(path: Path) -> Any:
@@ -22,7 +22,7 @@ def open_parquet(path: Path) -> Any:
     except ImportError as error:
         raise MissingExtra("Parquet files need pyarrow: pip install pyarrow") from error
     try:
-        return parquet.ParquetFile(path)
+        return parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)  # else it reads whole row groups
     except (pyarrow.ArrowException, OSError) as error:
         raise InputError(f"{path} is not a readable Parquet file (cut off or altered): {error}") from error
 
@@ -62,28 +62,47 @@ def add_columns(path: Path, out: Path, classes: Sequence[str], probabilities: IO
     probabilities : binary file
         Little-endian float64, n_classes a row, NaN where there is no prediction.
     batch_rows : int
-        Rows in memory beside those of one row group.
+        Rows read at a time; up to 16 MB of them wait to be written as one row group.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
-    with open_parquet(path) as file, open(out, "wb") as sink:
+    with open_parquet(path) as file:
         schema = file.schema_arrow.append(pa.field("predicted", pa.string()))
         for name in classes:
             schema = schema.append(pa.field(f"p_{name}", pa.float64()))
-        with parquet.ParquetWriter(sink, schema, compression=_compression(file)) as writer:
-            waiting: list[Any] = []
-            for batch in file.iter_batches(batch_size=batch_rows):
-                block = probabilities.read(8 * len(classes) * batch.num_rows)
-                proba = np.frombuffer(block, dtype="<f8").reshape(batch.num_rows, len(classes))
-                waiting.append(pa.RecordBatch.from_arrays([*batch.columns, *_added(classes, proba)], schema=schema))
-                if sum(b.num_rows for b in waiting) >= GROUP_ROWS or sum(b.nbytes for b in waiting) >= GROUP_BYTES:
-                    writer.write_table(pa.Table.from_batches(waiting))
-                    waiting = []
-            if waiting:
-                writer.write_table(pa.Table.from_batches(waiting))
-        sink.flush()
-        os.fsync(sink.fileno())
+        with parquet.ParquetWriter(out, schema, compression=_compression(file)) as writer:
+            for batches in _row_groups(file, batch_rows):
+                writer.write_table(
+                    pa.Table.from_batches([_widened(b, schema, classes, probabilities) for b in batches])
+                )
+                pa.default_memory_pool().release_unused()  # else what was freed stays with the process
+    with open(out, "rb+") as written:
+        os.fsync(written.fileno())
+
+
+def _row_groups(file: Any, batch_rows: int) -> Iterator[list[Any]]:
+    """Batches of the input in order, as many at a time as make a row group."""
+    waiting: list[Any] = []
+    size = n_rows = 0
+    for group in range(file.num_row_groups):
+        for batch in file.iter_batches(batch_size=batch_rows, row_groups=[group]):
+            waiting.append(batch)
+            size, n_rows = size + batch.nbytes, n_rows + batch.num_rows
+            if n_rows >= GROUP_ROWS or size >= GROUP_BYTES:
+                yield waiting
+                waiting, size, n_rows = [], 0, 0
+    if waiting:
+        yield waiting
+
+
+def _widened(batch: Any, schema: Any, classes: Sequence[str], probabilities: IO[bytes]) -> Any:
+    """A batch with the new columns, from the next of its rows' probabilities."""
+    import pyarrow as pa
+
+    block = probabilities.read(8 * len(classes) * batch.num_rows)
+    proba = np.frombuffer(block, dtype="<f8").reshape(batch.num_rows, len(classes))
+    return pa.RecordBatch.from_arrays([*batch.columns, *_added(classes, proba)], schema=schema)
 
 
 def _added(classes: Sequence[str], proba: np.ndarray) -> list[Any]:

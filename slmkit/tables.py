@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from slmkit import parquet
 from slmkit.errors import InputError
 
 KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".parquet": "Parquet"}
@@ -151,6 +150,8 @@ def as_text(value: object) -> str:
 
 
 def _scan_parquet(table: Table) -> Table:
+    from slmkit import parquet
+
     with parquet.open_parquet(table.path) as file:
         columns, n_rows = tuple(file.schema_arrow.names), file.metadata.num_rows
     if n_rows == 0:
