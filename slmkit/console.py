@@ -1,7 +1,8 @@
-"""What the command line shows: progress on stderr while a study runs, and a table on stdout when it has ended."""
+"""What the command line shows: progress on stderr while something runs, and tables on stdout when it has ended."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -51,8 +52,8 @@ def about(event: Mapping[str, Any]) -> str:
     return text.clean(label + ", ".join(parts), 400)
 
 
-class Progress:
-    """Writes a study's events to stderr: one line written over on a terminal, else a line every few seconds.
+class Lines:
+    """Lines on stderr: passing ones are written over on a terminal, elsewhere they come every few seconds.
 
     Parameters
     ----------
@@ -65,39 +66,55 @@ class Progress:
         self.last_s = 0.0
         self.width = 0
 
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        """Show one event."""
-        kind = event["event"]
-        if kind == "plan":
-            return self._lines(event["lines"])
-        if kind == "end":
-            return self._lines([f"{event['runs']} runs, {event['failed']} failed, {duration(event['seconds'])}"])
-        number = event["done"] + (kind in ("start", "progress"))
-        line = f"[{min(number, event['total'])}/{event['total']}] {about(event)}"
-        if kind != "progress":
-            self._lines([line])
-        elif self.stream.isatty():
-            self._over(line)
-        elif time.monotonic() - self.last_s >= QUIET_S:
-            self._lines([line])
-
-    def _lines(self, lines: Sequence[str]) -> None:
+    def lasting(self, *lines: str) -> None:
+        """Write lines that stay."""
         self._over("")
-        for line in lines:
-            self.stream.write(line + "\n")
+        self.stream.write("".join(line + "\n" for line in lines))
         self.stream.flush()
         self.last_s = time.monotonic()
 
+    def passing(self, line: str) -> None:
+        """Write a line that the next one may replace."""
+        if self.stream.isatty():
+            self._over(line)
+        elif time.monotonic() - self.last_s >= QUIET_S:
+            self.lasting(line)
+
     def _over(self, line: str) -> None:
-        """Write over what the last call left on the line."""
         if not self.stream.isatty():
             return
-        import shutil
-
         line = line[: shutil.get_terminal_size().columns - 1]
         self.stream.write("\r" + line.ljust(self.width) + ("" if line else "\r"))
         self.stream.flush()
         self.width = len(line)
+
+
+class Progress(Lines):
+    """Shows the events of a study."""
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show one event."""
+        kind = event["event"]
+        if kind == "plan":
+            return self.lasting(*(text.clean(line, 400) for line in event["lines"]))
+        if kind == "end":
+            return self.lasting(f"{event['runs']} runs, {event['failed']} failed, {duration(event['seconds'])}")
+        number = event["done"] + (kind in ("start", "progress"))
+        line = f"[{min(number, event['total'])}/{event['total']}] {about(event)}"
+        if kind == "progress":
+            self.passing(line)
+        else:
+            self.lasting(line)
+
+
+class RowProgress(Lines):
+    """Shows how far the classification of a file is."""
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show one event of `bulk.classify_file`."""
+        whole = f" of {event['total_rows']:,}" if event.get("total_rows") else ""
+        left = f", about {duration(event['seconds_left'])} left" if event.get("seconds_left") is not None else ""
+        self.passing(f"{event['rows']:,}{whole} rows, {event['rows_per_s']:,.0f} rows/s{left}")
 
 
 def show_runs(runs: Sequence[Run], folder: Path | None = None) -> None:
@@ -128,7 +145,7 @@ def show_runs(runs: Sequence[Run], folder: Path | None = None) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for run in runs:
         seed = [str(run.seed)] if several else []
-        table.add_row(run.method, model_name(run.model) or "TF-IDF + SVM", *seed, *_cells(run))
+        table.add_row(run.method, model_name(run.model) or "TF-IDF", *seed, *_cells(run))
     console = _console()
     console.print(table, markup=False)
     machines = dict.fromkeys(machine_name(run.machine) for run in runs)

@@ -243,8 +243,14 @@ def _save(estimator: Any, job: Job, facts: Mapping[str, Any]) -> None:
 
 def _costs(estimator: Any, texts: list[str], seconds: float) -> dict[str, Any]:
     device = estimator.facts().get("device") or "cpu"
-    wait = estimator.synchronize
-    return footprint.measure(estimator.predict_proba, texts, synchronize=wait, device=device, time_budget_s=seconds)
+    return footprint.measure(
+        estimator.predict_proba,
+        texts,
+        synchronize=estimator.synchronize,
+        device_peak=getattr(estimator, "peak_device_bytes", lambda: None),
+        device=device,
+        time_budget_s=seconds,
+    )
 
 
 def _params(estimator: Any) -> dict[str, Any]:

@@ -232,7 +232,8 @@ def _arguments(
     names: list[str], task: Task, shots: int, epochs: float, params: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """All arguments of every method in use, defaults included: the study's, the task's, and `params` above both."""
-    common = {"shots": shots, "epochs": epochs, "instruction": task.instruction, "label_words": dict(task.label_words)}
+    common = {"shots": shots, "epochs": epochs, "noun": task.noun.capitalize()}
+    common |= {"instruction": task.instruction, "label_words": dict(task.label_words)}
     found = {}
     for name in dict.fromkeys(["floor", *names]):
         known = classify.METHODS[name]().get_params()

@@ -91,10 +91,10 @@ def test_prints_of_python_c_and_programs_do_not_reach_the_events(run, tmp_path):
 
 
 def test_errors_are_named_unless_they_are_our_own(run, tmp_path):
-    with pytest.raises(jobs.JobFailed, match="^what went wrong$") as ours:
+    with pytest.raises(jobs.JobFailed, match=r"^what went wrong$") as ours:
         run({"what": "raise", "ours": True})
     assert ours.value.kind == "InputError"
-    with pytest.raises(jobs.JobFailed, match="^KeyError: 'what went wrong'$") as other:
+    with pytest.raises(jobs.JobFailed, match=r"^KeyError: 'what went wrong'$") as other:
         run({"what": "raise", "ours": False})
     assert other.value.kind == "KeyError" and other.value.peak_rss_bytes > 10_000_000
     assert "Traceback" in (tmp_path / "logs" / "job.log").read_text()
