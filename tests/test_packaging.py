@@ -94,6 +94,18 @@ def test_extras_and_script() -> None:
     assert any(line.startswith("mlx>=") and "darwin" in line for line in EXTRAS["mlx"])
 
 
+def test_versions_are_said_alike_everywhere() -> None:
+    import slmkit
+    from slmkit import doctor
+
+    assert slmkit.__version__ == PYPROJECT["project"]["version"]
+    (low, high), required = setup_venv.PYTHONS, PYPROJECT["project"]["requires-python"]
+    assert required == f">={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}"
+    assert doctor.PYTHONS == (low, (high[0], high[1] + 1))
+    for extra, packages in doctor.EXTRAS.items():
+        assert set(packages) <= {Requirement(line).name for line in EXTRAS[extra]}, extra
+
+
 def test_environment_yml_agrees_with_pyproject() -> None:
     yaml = pytest.importorskip("yaml")
     text = (ROOT / "environment.yml").read_text(encoding="utf-8")

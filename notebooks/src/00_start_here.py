@@ -75,13 +75,15 @@ messages["label"].value_counts().to_frame("messages")
 
 # %%
 SETTINGS = {
-    "tiny": {"train": 120, "test": 100, "epochs": 1, "models": ["smollm2-135m-instruct"]},
-    "laptop": {"train": 300, "test": 120, "epochs": 2, "models": ["minilm", "smollm2-135m-instruct"]},
+    "tiny": {"train": 80, "test": 40, "measure_s": 1.0, "models": ["smollm2-135m-instruct"]},
+    "laptop": {"train": 160, "test": 80, "measure_s": 2.0, "models": ["minilm", "smollm2-135m-instruct"]},
 }
 result = slmkit.study(
     "fraud_messages",
     methods=["floor", "embedding", "prompt", "lora"],
     bits=[16, 4],
+    epochs=1,
+    params={"lora": {"last_blocks": 8, "max_batch_tokens": 512}},  # adapt the last 8 blocks: quicker, less memory
     seeds=[0],
     out=f"runs/00_start_here_{PROFILE}",
     **SETTINGS[PROFILE],
