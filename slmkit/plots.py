@@ -104,6 +104,16 @@ def accuracy_vs_footprint(
     return _with_floor(figure, groups)
 
 
+def drop_buttons(figure: go.Figure) -> None:
+    """Take the buttons and their room out of a picture of `accuracy_vs_footprint`, for a page with its own."""
+    room = 46  # pixels
+    layout = figure.layout
+    layout.updatemenus = ()
+    share = layout.height / (layout.height - room)  # the legends stand at a share of the height
+    places = {"legend_y": layout.legend.y * share, "legend2_y": layout.legend2.y * share}
+    figure.update_layout(height=layout.height - room, margin_t=layout.margin.t - room, **places)
+
+
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     """Positions of the points (cost, score) that no other point beats, by rising cost.
 
@@ -153,10 +163,13 @@ def _view_traces(groups: Sequence[Configuration], view: Footprint) -> list[go.Sc
         y=[100 * known[i][1][1] for i in front],
         mode="lines",
         line={"shape": "hv", "color": LINE, "width": 2, "dash": "dot"},
-        name="Pareto front: nothing is both cheaper and more accurate",
+        name="Pareto front: nothing better costs less",
         hoverinfo="skip",
     )
-    return [line] + [_markers(groups, c, view, place) for (c, _), place in zip(known, places, strict=True)]
+    traces = [line] + [_markers(groups, c, view, place) for (c, _), place in zip(known, places, strict=True)]
+    for trace in traces[math.ceil(len(traces) / 2) :]:
+        trace.legend = "legend2"
+    return traces
 
 
 def _markers(groups: Sequence[Configuration], config: Configuration, view: Footprint, place: str) -> go.Scatter:
@@ -275,6 +288,14 @@ def _axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
     return -0.03 * high, high, [round(i * step, 12) for i in range(int(high / step) + 1)]
 
 
+_Y_TITLE = {  # plotly 7.1 draws an axis title inside the picture when two legends stand below it
+    "text": "Accuracy (%)", "textangle": -90, "showarrow": False, "font": {"size": 17},
+    "x": 0, "xref": "paper", "xanchor": "center", "xshift": -60, "y": 0.5, "yref": "paper", "yanchor": "middle",
+}  # fmt: skip
+_LEGEND = {  # two columns below the picture, which is read down and not across
+    "xref": "container", "yref": "container", "xanchor": "left", "yanchor": "top", "font": {"size": 13},
+    "itemsizing": "trace", "bgcolor": "rgba(0,0,0,0)",
+}  # fmt: skip
 _MENU = {
     "type": "buttons", "direction": "right", "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom",
     "pad": {"b": 8}, "showactive": True, "font": {"size": 14},
@@ -285,20 +306,19 @@ def _layout(groups: Sequence[Configuration]) -> dict[str, Any]:
     lows = [100 * run.accuracy_low for c in groups for run in c.runs]
     highs = [100 * run.accuracy_high for c in groups for run in c.runs]
     room = 0.06 * max(max(highs) - min(lows), 2.0)
-    bottom = 84 + 22 * math.ceil((len(groups) + 1) / 2)
+    legend = 16 + 21 * math.ceil((len(groups) + 1) / 2)  # pixels
+    height = 150 + 400 + 70 + legend
     return {
         **base_layout("", ""),
-        "height": 150 + 400 + bottom,
-        "margin": {"l": 76, "r": 104, "t": 150, "b": bottom},
+        "height": height,
+        "margin": {"l": 76, "r": 104, "t": 150, "b": 70 + legend, "autoexpand": False},
         "xaxis": {"gridcolor": FAINT, "zeroline": False, "ticks": "outside", "tickcolor": FAINT},
         "yaxis": {
-            "title": {"text": "Accuracy (%)"}, "range": [min(lows) - room, min(max(highs) + room, 102.5)],
-            "gridcolor": FAINT, "zeroline": False,
+            "range": [min(lows) - room, min(max(highs) + room, 102.5)], "gridcolor": FAINT, "zeroline": False,
         },
-        "legend": {
-            "orientation": "h", "x": 0.02, "xref": "container", "y": 0, "yref": "container", "yanchor": "bottom",
-            "entrywidth": 0.49, "entrywidthmode": "fraction", "font": {"size": 14}, "itemsizing": "trace",
-        },
+        "annotations": [_Y_TITLE],
+        "legend": {**_LEGEND, "x": 0.02, "y": (legend - 6) / height},
+        "legend2": {**_LEGEND, "x": 0.51, "y": (legend - 6) / height},
     }  # fmt: skip
 
 

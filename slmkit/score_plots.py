@@ -55,6 +55,7 @@ def per_class_recall(runs: Iterable[Run] | pd.DataFrame) -> go.Figure:
         },
         legend={"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
         margin={"l": 8, "r": 24, "t": 110, "b": 64},
+        title={"x": 0.02, "xref": "container"},
     )
     return figure
 

@@ -33,7 +33,7 @@ def clean(text: object, limit: int = 200, *, newlines: bool = False) -> str:
     str
         Without ANSI sequences, control characters, bidi and other invisible format characters and lone surrogates.
     """
-    raw = _ANSI.sub("", "" if text is None else str(text))
+    raw = _ANSI.sub("", "" if text is None else str(text).replace("\r\n", "\n"))
     kept = "".join(_one(character, newlines) for character in raw)
     pattern = r"[^\S\n]+" if newlines else r"\s+"
     kept = re.sub(pattern, " ", kept).strip()

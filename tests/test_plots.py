@@ -28,7 +28,7 @@ def test_the_figures_are_in_percent_and_megabytes_with_asymmetric_bars() -> None
         90 - 100 * low
     )
     assert figure.layout.xaxis.title.text == "Stored size of the model (MB), logarithmic"
-    assert figure.layout.yaxis.title.text == "Accuracy (%)"
+    assert figure.layout.annotations[0].text == "Accuracy (%)"
     assert "n = 120" in figure.layout.title.subtitle.text and "95 %" in figure.layout.title.subtitle.text
 
 
@@ -89,7 +89,7 @@ def test_the_front_is_recomputed_for_each_footprint() -> None:
 def test_the_floor_is_a_labelled_line_outside_the_markers() -> None:
     figure = plots.accuracy_vs_footprint([a_run(), a_floor(102)])
     assert figure.layout.shapes[0].y0 == pytest.approx(85.0)
-    assert figure.layout.annotations[0].text == "floor<br>85.0 %" and figure.layout.annotations[0].x == 1
+    assert figure.layout.annotations[1].text == "floor<br>85.0 %" and figure.layout.annotations[1].x == 1
 
 
 def test_seeds_share_a_legend_entry_and_bits_and_methods_differ_in_marker() -> None:
