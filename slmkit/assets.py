@@ -220,7 +220,7 @@ def check_folder(folder: Path) -> dict[str, Any]:
         reason = f"only pickled weights ({pickled[0]}), which can run code when read" if pickled else "no *.safetensors"
         raise AssetError(f"{folder} holds {reason}; slmkit loads safetensors and GGUF only")
     for path in weights:
-        _check_safetensors(path)
+        check_safetensors(path)
     if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
         raise AssetError(f"{folder} has no tokenizer (tokenizer.json, tokenizer.model or vocab.txt)")
     return config
@@ -343,7 +343,7 @@ def _check_hash(path: Path, sha256: str | None) -> None:
         )
 
 
-def _check_safetensors(path: Path) -> None:
+def check_safetensors(path: Path) -> None:
     size = path.stat().st_size
     with open(path, "rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

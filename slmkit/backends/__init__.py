@@ -57,6 +57,11 @@ def choose(name: str | None = None) -> Backend:
     raise MissingExtra("no backend can run here. " + " ".join(f"{n}: {reason}" for n, (_, reason) in found.items()))
 
 
+def engine_for(name: str, backend: str | None = None) -> Backend:
+    """The backend that runs a model: the named one, `dummy` for the dummy model, else the best this machine has."""
+    return get("dummy") if name.startswith("dummy") and backend is None else choose(backend)
+
+
 def prepare(source: ModelSource) -> ModelSource:
     """Fill the source's cache folder from its GGUF file, once; other sources are left as they are."""
     if source.gguf is not None and not assets.is_whole(source.folder):
@@ -103,6 +108,6 @@ def load(
 
     check_bits(bits)
     source = assets.resolve(name)
-    engine = get("dummy") if name.startswith("dummy") and backend is None else choose(backend)
+    engine = engine_for(name, backend)
     estimate.check_fits(source, bits)
     return engine.load(prepare(source), bits=bits, adapter=Path(adapter) if adapter else None, dtype=dtype)

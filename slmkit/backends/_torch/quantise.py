@@ -2,8 +2,8 @@
 
 bitsandbytes leaves embeddings and the tied head in 16 bits, half of a small model; here they are quantised too. 4 bits
 are NF4 in blocks of 64 with doubly quantised scales (Dettmers et al. 2023, arXiv 2305.14314), 8 bits are dynamic in the
-same blocks (Dettmers et al. 2022, arXiv 2110.02861). Weights stay in the layout they were stored in, so that a model that
-has scored can still be trained on.
+same blocks (Dettmers et al. 2022, arXiv 2110.02861). Weights stay in the layout they were stored in, so that a model
+that has scored can still be trained on.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def quantise_tensor(weight: torch.Tensor, bits: int, *, nested: bool) -> tuple[t
 
 
 def quantise_model(model: nn.Module, bits: int) -> dict[str, torch.Tensor]:
-    """All tensors of a model as stored at `bits`, by name; a layer whose width the blocks do not divide stays as it is."""
+    """All tensors of a model as stored at `bits`, by name; a layer whose width no block divides stays as it is."""
     tensors = {name: p.detach() for name, p in _unique_parameters(model)}
     for name, module in quantisable(model):
         key = f"{name}.weight"

@@ -2,8 +2,8 @@
 
 Weights are loaded anew for training (a model that has scored may hold buffers that no gradient passes), batches hold
 texts of like length, and micro-batches below a token budget keep memory small without changing the effective batch.
-Adapter weights compute in the model's number type while the optimiser works on float32 copies (Micikevicius et al. 2018,
-arXiv 1710.03740). No vocabulary logits are computed.
+Adapter weights compute in the model's number type while the optimiser works on float32 copies (Micikevicius et al.
+2018, arXiv 1710.03740). No vocabulary logits are computed.
 """
 
 from __future__ import annotations

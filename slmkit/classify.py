@@ -1,0 +1,397 @@
+"""Text classifiers with scikit-learn's interface: the classical floor, embeddings, prompting and LoRA.
+
+Each is one class; `METHODS` lists them by the name that `slmkit study --methods` takes.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import logsumexp, softmax
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.svm import LinearSVC
+
+from slmkit import assets, backends, prompts
+from slmkit.backends.base import LoRAConfig
+from slmkit.errors import InputError, unknown
+from slmkit.estimator import ModelClassifier, TextClassifier, read_saved
+
+CALIBRATION_ROWS = 64
+SLM = "smollm2-135m-instruct"
+
+
+class FloorClassifier(TextClassifier):
+    """TF-IDF of words (1-2) and characters (2-5), linear SVM, probabilities by cross-validated Platt scaling.
+
+    The floor that a language model has to beat: it trains in seconds and needs no weights. The scaling (Platt 1999) is
+    fitted on decision values of rows the SVM has not seen.
+
+    Parameters
+    ----------
+    C : float
+        Inverse strength of regularisation of the SVM. Smaller fits the training rows less closely.
+    seed : int
+        Folds of the scaling.
+    """
+
+    method = "floor"
+
+    def __init__(self, C: float = 1.0, seed: int = 0) -> None:
+        self.C = C
+        self.seed = seed
+
+    def _fit(self, texts: list[str], codes: np.ndarray) -> None:
+        smallest = int(np.bincount(codes).min())
+        if smallest < 2:
+            name = self.classes_[int(np.bincount(codes).argmin())]
+            raise InputError(f"class {str(name)!r} has {smallest} row; each class needs at least 2. Merge or drop it")
+        self._vectors = _tfidf({})
+        svm = LinearSVC(C=self.C, random_state=self.seed)
+        folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=self.seed)
+        svm.fit(self._vectors.fit_transform(texts), codes)
+        unseen = cross_val_predict(make_pipeline(_tfidf({}), svm), texts, codes, cv=folds, method="decision_function")
+        scaling = LogisticRegression(C=100.0, max_iter=1000).fit(_two_columns(unseen), codes)
+        self._svm = _as_softmax(svm.coef_, svm.intercept_)
+        self._scaling = _as_softmax(scaling.coef_, scaling.intercept_)
+
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        weight, bias = self._svm
+        decision = self._vectors.transform(texts) @ weight.T + bias  # (n, C)
+        weight, bias = self._scaling
+        return softmax(decision.astype(np.float64) @ weight.T + bias, axis=1)
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        parts = dict(self._vectors.transformer_list)
+        words = {name: sorted(part.vocabulary_, key=part.vocabulary_.get) for name, part in parts.items()}
+        arrays = {f"idf_{name}": part.idf_.astype(np.float32) for name, part in parts.items()}
+        svm, scaling = self._svm, self._scaling
+        arrays |= {"svm_weight": svm[0].astype(np.float32), "svm_bias": svm[1]}
+        return {"vocabulary": words}, arrays | {"scaling_weight": scaling[0], "scaling_bias": scaling[1]}
+
+    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self._vectors = _tfidf(facts["vocabulary"])
+        for name, part in self._vectors.transformer_list:
+            part.idf_ = arrays[f"idf_{name}"].astype(np.float64)
+        self._svm = (arrays["svm_weight"], arrays["svm_bias"])
+        self._scaling = (arrays["scaling_weight"], arrays["scaling_bias"])
+
+
+class EmbeddingClassifier(ModelClassifier):
+    """A frozen model's vectors and a logistic head: no weights of the model change, so fitting is quick.
+
+    Parameters
+    ----------
+    model : str
+        An encoder such as "minilm", or a decoder, whose last hidden states are averaged.
+    bits : {16, 8, 4}
+        How the model's weights are stored.
+    backend : str or None
+        "bnb" or "mlx"; None takes what runs here.
+    pooling : {"mean", "last"} or None
+        How a text's token vectors become one. None takes the mean.
+    C : float
+        Inverse strength of regularisation of the head, on standardised vectors. Smaller is safer with few rows.
+    max_length : int
+        Tokens read of each text.
+    seed : int
+        Not used by the solver; kept so that all methods take one.
+    """
+
+    method = "embedding"
+    needs = "any"
+
+    def __init__(
+        self,
+        model: str = "minilm",
+        bits: int = 16,
+        backend: str | None = None,
+        pooling: str | None = None,
+        C: float = 0.1,
+        max_length: int = 256,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.bits = bits
+        self.backend = backend
+        self.pooling = pooling
+        self.C = C
+        self.max_length = max_length
+        self.seed = seed
+
+    def _fit(self, texts: list[str], codes: np.ndarray) -> None:
+        self.release()
+        vectors = self._embed(texts)
+        mean, spread = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
+        head = LogisticRegression(C=self.C, max_iter=2000).fit((vectors - mean) / spread, codes)
+        weight, bias = _as_softmax(head.coef_, head.intercept_)
+        self._weight = (weight / spread).astype(np.float32)  # the standardisation is folded into the head
+        self._bias = (bias - (weight / spread) @ mean).astype(np.float32)
+
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        return softmax(self._embed(texts).astype(np.float64) @ self._weight.T + self._bias, axis=1)
+
+    def _embed(self, texts: list[str]) -> np.ndarray:
+        return self._language_model().embed(texts, pooling=self.pooling, max_length=self.max_length)
+
+    def _adapter_bytes(self) -> int | None:
+        return int(self._weight.nbytes + self._bias.nbytes)
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        return {}, {"weight": self._weight, "bias": self._bias}
+
+    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self._weight, self._bias = arrays["weight"], arrays["bias"]
+
+
+class PromptClassifier(ModelClassifier):
+    """Asks the model and compares how likely it finds each label's word; nothing is trained.
+
+    Parameters
+    ----------
+    model : str
+        A decoder. A chat model is asked through its template, a base model in plain text.
+    bits : {16, 8, 4}
+    backend : str or None
+    shots : int
+        Worked examples taken from the training rows, classes in turn; 0 shows none. They are read once for all rows.
+    instruction : str or None
+        What to decide, one sentence; None asks to classify.
+    label_words : dict or None
+        The word for each label, best a common single word; None takes the labels themselves.
+    noun : str
+        What a row is called in the prompt.
+    calibrate : bool
+        Take the mean log-probability of each word over up to 64 training texts off, and add the log share of its class
+        (batch calibration, Zhou et al. 2023, arXiv 2309.17249), since models favour some words whatever the text.
+    seed : int
+        Choice of examples.
+    """
+
+    method = "prompt"
+    needs = "decoder"
+
+    def __init__(
+        self,
+        model: str = SLM,
+        bits: int = 16,
+        backend: str | None = None,
+        shots: int = 0,
+        instruction: str | None = None,
+        label_words: dict[str, str] | None = None,
+        noun: str = "Text",
+        calibrate: bool = True,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.bits = bits
+        self.backend = backend
+        self.shots = shots
+        self.instruction = instruction
+        self.label_words = label_words
+        self.noun = noun
+        self.calibrate = calibrate
+        self.seed = seed
+
+    def _fit(self, texts: list[str], codes: np.ndarray) -> None:
+        if self.shots < 0:
+            raise InputError(f"shots must be 0 or more; got {self.shots}")
+        self.release()
+        n_classes = len(self.classes_)
+        self._prompting = prompts.Prompting(
+            self.instruction or "Classify the text.",
+            prompts.label_words(self.classes_.tolist(), self.label_words),
+            self.noun,
+            prompts.pick_examples(texts, codes, n_classes, self.shots, self.seed),
+        )
+        self._shift = np.zeros(n_classes)
+        if self.calibrate:
+            shown = {text for text, _ in self._prompting.examples}
+            rest = [text for text in texts if text not in shown] or texts
+            chosen = np.random.default_rng(self.seed).permutation(len(rest))[:CALIBRATION_ROWS]
+            prior = np.log(np.bincount(codes, minlength=n_classes) / len(codes))
+            self._shift = prior - self._scores([rest[i] for i in chosen]).mean(axis=0)
+
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        return softmax(self._scores(texts) + self._shift, axis=1)
+
+    def _scores(self, texts: list[str]) -> np.ndarray:
+        """Log-probabilities among the labels' words, shape (n_texts, n_classes)."""
+        model = self._language_model()
+        chat = model.source.chat
+        ask = self._prompting
+        asked = [model.chat_prompt(ask.chat(t)) if chat else ask.plain(t) for t in texts]
+        scores = model.loglikelihood(asked, ask.continuations(chat))
+        return scores - logsumexp(scores, axis=1, keepdims=True)
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        ask = self._prompting
+        return {"words": list(ask.words), "examples": [list(e) for e in ask.examples]}, {"shift": self._shift}
+
+    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        examples = tuple((str(text), int(index)) for text, index in facts["examples"])
+        words = tuple(facts["words"])
+        self._prompting = prompts.Prompting(self.instruction or "Classify the text.", words, self.noun, examples)
+        self._shift = arrays["shift"]
+
+
+class LoRAClassifier(ModelClassifier):
+    """A decoder with a classification head on its last token, tuned by LoRA (at 4 bits: QLoRA).
+
+    Hu et al. 2021, arXiv 2106.09685; Dettmers et al. 2023, arXiv 2305.14314. The text is read as it is, without a chat
+    template, in training and in use alike.
+
+    Parameters
+    ----------
+    model : str
+        A decoder.
+    bits : {16, 8, 4}
+        How the frozen weights are stored while the adapter is trained and used.
+    backend : str or None
+    epochs, rank, alpha, learning_rate, batch_size, last_blocks, max_length, max_batch_tokens, seed
+        See `slmkit.backends.base.LoRAConfig`.
+    """
+
+    method = "lora"
+    needs = "decoder"
+    trains_weights = True
+
+    def __init__(
+        self,
+        model: str = SLM,
+        bits: int = 16,
+        backend: str | None = None,
+        epochs: float = 3,
+        rank: int = 16,
+        alpha: int = 32,
+        learning_rate: float = 5e-4,
+        batch_size: int = 16,
+        last_blocks: int | None = None,
+        max_length: int = 256,
+        max_batch_tokens: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        self.bits = bits
+        self.backend = backend
+        self.epochs = epochs
+        self.rank = rank
+        self.alpha = alpha
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.last_blocks = last_blocks
+        self.max_length = max_length
+        self.max_batch_tokens = max_batch_tokens
+        self.seed = seed
+
+    def _fit(self, texts: list[str], codes: np.ndarray) -> None:
+        self.release()
+        source = assets.resolve(self.model)
+        engine = backends.engine_for(self.model, self.backend)
+        own = self.get_params()
+        config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
+        with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
+            self.history_ = engine.train_lora(
+                backends.prepare(source),
+                texts,
+                codes,
+                n_classes=len(self.classes_),
+                bits=self.bits,
+                config=config,
+                out=Path(folder),
+                callback=self.progress,
+            )
+            self._take(Path(folder))
+        self.revision_ = source.revision
+
+    def _proba(self, texts: list[str]) -> np.ndarray:
+        vectors = self._language_model().embed(texts, pooling="last", max_length=self.max_length)
+        return softmax(vectors.astype(np.float64) @ self._weight.T + self._bias, axis=1)
+
+    def _language_model(self, adapter: Path | None = None) -> Any:
+        if "_loaded" in self.__dict__:
+            return self._loaded
+        with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
+            self._put(Path(folder))
+            return super()._language_model(Path(folder))
+
+    def _adapter_bytes(self) -> int | None:
+        return sum(map(len, self._files.values()))
+
+    def _own_bytes(self) -> int:
+        return self._adapter_bytes() or 0
+
+    def _take(self, folder: Path) -> None:
+        from safetensors.numpy import load_file
+
+        head = load_file(folder / "head.safetensors")
+        self._weight, self._bias = head["weight"], head["bias"]
+        wanted = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors")]
+        self._files = {p.name: p.read_bytes() for p in wanted}
+
+    def _put(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        for name, content in self._files.items():
+            (folder / name).write_bytes(content)
+
+    def _write(self, folder: Path) -> None:
+        super()._write(folder)
+        self._put(folder / "adapter")
+
+    def _read(self, folder: Path, values: Mapping[str, Any]) -> None:
+        super()._read(folder, values)
+        self._take(folder / "adapter")
+
+    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        return {"history": getattr(self, "history_", [])}, {}
+
+    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.history_ = facts["history"]
+
+
+METHODS: dict[str, type[TextClassifier]] = {
+    cls.method: cls for cls in (FloorClassifier, EmbeddingClassifier, PromptClassifier, LoRAClassifier)
+}
+
+
+def load(folder: str | Path) -> TextClassifier:
+    """Read a classifier that `save` wrote; its model is loaded when first used.
+
+    Raises `InputError` or `AssetError` naming what is missing, damaged, or made with another revision of the model.
+    """
+    values = read_saved(folder)
+    known = {cls.__name__: cls for cls in METHODS.values()}
+    if values["class"] not in known:
+        raise unknown("classifier class", values["class"], known)
+    classifier = known[values["class"]](**values["params"])
+    classifier._read(Path(folder), values)
+    return classifier
+
+
+load_classifier = load
+
+
+def _tfidf(vocabulary: Mapping[str, list[str]]) -> FeatureUnion:
+    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\b\w+\b|[^\w\s]")  # noqa: S106
+    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+    parts = [("words", words), ("characters", characters)]
+    for name, part in parts:
+        part.vocabulary = vocabulary.get(name)
+    return FeatureUnion(parts)
+
+
+def _two_columns(decision: np.ndarray) -> np.ndarray:
+    return np.column_stack([-decision, decision]) / 2 if decision.ndim == 1 else decision
+
+
+def _as_softmax(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A linear model's (1, d) binary form as (2, d), so that one softmax serves two classes and more."""
+    if len(weight) > 1:
+        return weight, bias
+    return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
