@@ -28,6 +28,7 @@ STORED_BITS = {
     4: (4.127, 4.5),  # NF4: doubly quantised scales, Dettmers et al. 2023; embeddings keep fp32 ones
 }
 RAM_BITS = {16: 16.0, 8: 8.5, 4: 4.5}  # scales are opened once at load
+PREPARING_BYTES = {16: 4.6, 8: 6.6, 4: 6.2}  # per parameter, while a copy is made; 8 bits from the others
 
 RUNTIME_BYTES = 540_000_000  # interpreter, pandas, scikit-learn, torch, transformers, a tokenizer
 EXTRA_RUNTIME_BYTES = 55_000_000  # bitsandbytes or peft on top
@@ -85,7 +86,8 @@ def model_memory(
     rank : int
         Of the adapter.
     preparing : bool
-        The process also makes the quantised copy, so that 16-bit and quantised weights are there at once.
+        The process also makes the quantised copy (or at 16 bits the de-quantised copy of a GGUF file), so that the
+        weights are there more than once.
 
     Returns
     -------
@@ -96,7 +98,7 @@ def model_memory(
     width = RAM_BITS[_known_bits(bits)]
     if bits == 16 and not _has_bfloat16():
         width = 32.0  # computed in float32 where bfloat16 is not native
-    weights = round(shape.n_parameters * width / 8) + (2 * shape.n_parameters if preparing and bits != 16 else 0)
+    weights = round(shape.n_parameters * (PREPARING_BYTES[bits] if preparing else width / 8))
     blocks = min(last_blocks or shape.layers, shape.layers)
     per_token = shape.layers * shape.hidden * SCORING_BYTES
     if training:

@@ -161,6 +161,21 @@ def test_dummy_models_weigh_nothing(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("bits", "how", "measured"),
+    [
+        (16, {}, 970),
+        (4, {}, 759),
+        (16, {"preparing": True}, 1153),
+        (4, {"preparing": True}, 1424),
+        (16, {"training": True, "last_blocks": 8, "batch_tokens": 600}, 1205),
+    ],
+)
+def test_peaks_are_estimated_within_a_sixth_of_those_measured(bits: int, how: dict[str, object], measured: int) -> None:
+    """Peak RSS in MB of SmolLM2-135M on two cores with BF16: scoring, making copies, LoRA on the last 8 blocks."""
+    assert sum(estimate.model_memory(SMOL, bits, **how).values()) == pytest.approx(measured * MB, rel=1 / 6)
+
+
 def test_float32_machines_need_twice_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     before = estimate.model_memory(SMOL, 16)["weights"]
     monkeypatch.setattr(footprint, "instruction_sets", lambda: ("avx2",))
