@@ -19,6 +19,8 @@ from slmkit.errors import InputError
 from slmkit.runs import Run, read_probabilities
 
 ALPHA = 0.05
+SAME_MEMORY = 0.02  # a smaller difference is not worth a word
+SAME_SIZE = 0.1  # and a tenth of the bytes is not a reason to take the less accurate one
 SAME_SPEED = 0.1  # latencies of two runs on one machine differ by this much without a reason
 
 
@@ -157,12 +159,13 @@ def _headline(
     if floor is None:
         return [f"No floor was run, so nothing here shows that a model is worth its size. Best: {_scored(best)}."]
     if not against:
-        return [f"Only the floor was run: {_scored(floor)}."]
+        return [f"Only the floor was run. It reaches {_score(floor)}."]
     winners = [(c, comparison) for c, comparison in against if comparison.better]
     if not winners:
         n = len(against)
-        tried = "the one configuration tried" if n == 1 else f"any of the {n} configurations tried"
-        return [f"Nothing beats the floor: {_scored(floor)}{_size(floor, ' with ')} is not beaten by {tried}."]
+        tried = "the one configuration tried is not" if n == 1 else f"none of the {n} configurations tried is"
+        reached = f"{_score(floor)}{_size(floor, ', ')}"
+        return [f"Nothing beats the floor: {tried} significantly better. The floor reaches {reached}."]
     winner, comparison = winners[0]
     count = f"{len(winners)} of {len(against)} configurations beat" if len(against) > 1 else "The one tried beats"
     lead = f"{count} the floor{'; the best of them' if len(winners) > 1 else ''}"
@@ -170,20 +173,20 @@ def _headline(
 
 
 def _cheapest(configs: Sequence[Configuration], folder: Path | None) -> list[str]:
-    """The smallest configuration that cannot be told from the most accurate one, if it is another."""
-    best, stored = configs[0], FOOTPRINTS["stored_bytes"]
-    sized = [(c.mean(stored.of), c) for c in configs]
-    ordered = sorted(((size, c) for size, c in sized if size is not None), key=lambda pair: pair[0])
-    if len(configs) < 2 or best.mean(stored.of) is None:
+    """The smallest configuration that cannot be told from the most accurate one; of about one size the best."""
+    best = configs[0]
+    sizes = {c.number: size for c in configs if (size := c.mean(FOOTPRINTS["stored_bytes"].of)) is not None}
+    if len(configs) < 2 or best.number not in sizes:
         return []
-    for _, config in ordered:
-        if config is best:
-            return [f"No smaller configuration is as good as the best, {_scored(best)}{_size(best, ', ')}."]
-        reason = _as_good(config, best, folder)
-        if reason:
-            ours, theirs = (f"{_scored(c)}{_size(c, ', ')}" for c in (config, best))
-            return [f"The smallest that is as good as the best within noise: {ours}, against {theirs} ({reason})."]
-    return []
+    reasons = {c.number: "" if c is best else _as_good(c, best, folder) for c in configs if c.number in sizes}
+    good = [c for c in configs if c is best or reasons.get(c.number)]
+    smallest = min(sizes[c.number] for c in good)
+    chosen = next(c for c in good if sizes[c.number] <= (1 + SAME_SIZE) * smallest)  # configs come best first
+    if chosen is best:
+        return [f"Nothing clearly smaller comes within noise of the best, {_scored(best)}{_size(best, ', ')}."]
+    ours, theirs = (f"{_scored(c)}{_size(c, ', ')}" for c in (chosen, best))
+    why = reasons[chosen.number]
+    return [f"The smallest that cannot be told apart from the best: {ours}, against {theirs} ({why})."]
 
 
 def _as_good(config: Configuration, best: Configuration, folder: Path | None) -> str:
@@ -217,7 +220,7 @@ def _bits_sentence(low: Configuration, high: Configuration, comparison: Comparis
 
 def _saved(low: Configuration, high: Configuration, key: str, words: str) -> str:
     few, many = (c.mean(FOOTPRINTS[key].of) for c in (low, high))
-    if few is None or not many:
+    if few is None or not many or abs(few / many - 1) < SAME_MEMORY:
         return ""
     verb = "save" if few <= many else "take"
     more = "" if few <= many else " more"
@@ -259,14 +262,17 @@ def _mean(config: Configuration) -> str:
 
 
 def _scored(config: Configuration) -> str:
-    """A configuration with its accuracy: the interval of one run, or the range over the seeds."""
+    return f"{config.phrase}: {_score(config)}"
+
+
+def _score(config: Configuration) -> str:
+    """The accuracy: with its interval for one run, with the range over the seeds for several."""
     shares = [run.accuracy for run in config.runs]
     if len(shares) == 1:
         run = config.first
-        shown = f"{text.with_interval(run.accuracy, run.accuracy_low, run.accuracy_high)}, n = {run.n_test}"
-        return f"{config.phrase} with {shown}" if config.is_floor else f"{config.phrase}: {shown}"
+        return f"{text.with_interval(run.accuracy, run.accuracy_low, run.accuracy_high)}, n = {run.n_test}"
     low, high = 100 * min(shares), 100 * max(shares)
-    return f"{config.phrase}: {text.percent(config.accuracy)} (mean of {len(shares)} seeds, {low:.1f} to {high:.1f})"
+    return f"{text.percent(config.accuracy)} (mean of {len(shares)} seeds, {low:.1f} to {high:.1f})"
 
 
 def _size(config: Configuration, lead: str) -> str:
