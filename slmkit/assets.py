@@ -119,7 +119,8 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 
 def write_manifest(folder: Path) -> None:
     """Write down size and SHA-256 of every file of a folder; the last thing written, so that it marks completeness."""
-    files = {p.name: _stamp(p) | {"sha256": sha256_of(p)} for p in sorted(folder.iterdir()) if p.name != MANIFEST}
+    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / MANIFEST]
+    files = {p.relative_to(folder).as_posix(): _stamp(p) | {"sha256": sha256_of(p)} for p in paths}
     (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
 
 
