@@ -277,6 +277,7 @@ class _Study:
             facts = {key: value for key, value in event.items() if key not in ("event", "seconds_left")}
             self._say("progress", label=label, **facts, seconds_left=self._left(event.get("seconds_left"), left_s))
 
+        began = time.monotonic()
         log_path = self.plan.out / "logs" / f"{log_name}.log"
         try:
             found = jobs.run_child(message, on_event=hand_on, cancel=self.cancel, log_path=log_path)
@@ -284,6 +285,10 @@ class _Study:
             self.peak_rss_bytes = max(self.peak_rss_bytes, error.peak_rss_bytes)
             raise
         self.peak_rss_bytes = max(self.peak_rss_bytes, found["peak_rss_bytes"])
+        took = time.monotonic() - began
+        log.info(
+            "%s of %s: %.1f s, peak %.0f MB", message["stage"], label or "backend", took, found["peak_rss_bytes"] / 1e6
+        )
         return found
 
     def _left(self, own_s: float | None, later_s: float) -> float:
