@@ -19,8 +19,8 @@ LIBRARY = ROOT / "slmkit"
 
 # Imports point down or stay on the floor (without circles). A new module says here where it lives.
 FLOORS = {
-    3: "__main__ console report report_tables study plan folder evaluate bulk partfile",
-    2: "classify finetune distill cascade runs configurations plots score_plots verdict workshop",
+    3: "__main__ console report report_tables study plan folder evaluate bulk",
+    2: "estimator classify finetune distill cascade runs configurations plots score_plots verdict workshop",
     1: "backends tasks shapes footprint energy estimate jobs doctor",
     0: "catalog assets data tables parquet partfile splits prompts metrics text errors",
 }

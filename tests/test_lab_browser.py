@@ -174,6 +174,7 @@ def test_start_here_shows_figure_and_table(lab: tuple[str, str], page: Page, pic
     figure.scroll_into_view_if_needed()
     figure.screenshot(path=pictures / "00_start_here-figure.png")
     scroll_to(view, "The table")
+    expect(view.get_by_text("combinations failed").last).to_contain_text("0 of 7 combinations failed")
     table = view.get_by_role("table").filter(has_text="p_vs_floor")
     expect(table).to_be_visible()
     assert table.get_by_role("row").count() == 1 + 7
