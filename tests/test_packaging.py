@@ -101,7 +101,7 @@ def test_versions_are_said_alike_everywhere() -> None:
     assert slmkit.__version__ == PYPROJECT["project"]["version"]
     (low, high), required = setup_venv.PYTHONS, PYPROJECT["project"]["requires-python"]
     assert required == f">={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}"
-    assert doctor.PYTHONS == (low, (high[0], high[1] + 1))
+    assert (low, (high[0], high[1] + 1)) == doctor.PYTHONS
     for extra, packages in doctor.EXTRAS.items():
         assert set(packages) <= {Requirement(line).name for line in EXTRAS[extra]}, extra
 

