@@ -19,13 +19,13 @@ from slmkit import __version__
 from slmkit.errors import SlmkitError
 
 STOPPED = 130
-DEMO: dict[str, Any] = {
+DEMO: dict[str, Any] = {  # small enough for three minutes on two cores and 1.6 GB
     "task": "fraud_messages",
     "train": 160,
     "test": 80,
-    "epochs": 1,
-    "params": {"lora": {"last_blocks": 8, "max_batch_tokens": 512}},
-    "measure_s": 2.0,
+    "epochs": 2,
+    "params": {"lora": {"last_blocks": 4, "batch_size": 8, "max_batch_tokens": 512}},
+    "measure_s": 1.0,
 }
 
 

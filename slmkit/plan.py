@@ -180,7 +180,7 @@ def lines(plan: Plan, todo: Sequence[Step]) -> list[str]:
         f"into {plan.out}"
     ]
     if len(todo) < len(plan.steps):
-        said.append(f"  {len(plan.steps) - len(todo)} of them are finished and are skipped")
+        said.append(f"{len(plan.steps) - len(todo)} of them are finished and are skipped")
     for step in todo:
         seconds, n_bytes = expected[id(step)]
         cost = (
@@ -188,7 +188,7 @@ def lines(plan: Plan, todo: Sequence[Step]) -> list[str]:
             if step.refusal
             else f"about {estimate.duration(seconds)}, {n_bytes / 1e9:.1f} GB"
         )
-        said.append(f"  {step.label}: {cost}")
+        said.append(f"- {step.label}: {cost}")
     if todo:
         whole = estimate.duration(sum(s for s, _ in expected.values()))
         peak = max(n_bytes for _, n_bytes in expected.values())
@@ -263,9 +263,7 @@ def _left_out(names: list[str], sources: list[ModelSource]) -> list[str]:
     for source in sources:
         without = [n for n in names if _needs(n) and not _suits(n, source)]
         if without:
-            notes.append(
-                f"{source.name} is an {source.kind}: left out for {' and '.join(without)}, which need a decoder"
-            )
+            notes.append(f"{source.name} ({source.kind}) takes no part in {' and '.join(without)}: a decoder is needed")
     for name in names:
         if _needs(name) and not any(_suits(name, s) for s in sources):
             came = ", ".join(f"{s.name} ({s.kind})" for s in sources) or "no model"

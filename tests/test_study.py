@@ -99,7 +99,7 @@ def test_finished_runs_are_skipped_and_other_parameters_are_other_runs(table, wh
     events: list[dict[str, Any]] = []
     again = slmkit.study(table, **{**QUICK, "progress": events.append}, methods="embedding", out=copied)
     assert not children and again.runs == whole[0].runs
-    assert "3 of them are finished and are skipped" in events[0]["lines"][1]
+    assert events[0]["lines"][1] == "3 of them are finished and are skipped"
     seeded = slmkit.study(table, **QUICK, methods="floor", seeds=(0, 7), out=copied)
     assert [job["job"]["seed"] for job in children] == [7] and seeded.runs[0] == whole[0].runs[0]
     assert seeded.runs[1].run_id != seeded.runs[0].run_id
