@@ -1,0 +1,160 @@
+"""Quality on the real data: classical floors, SmolLM2-135M with LoRA, and 16 against 4 bits on the same rows.
+
+Every figure is a real `Run` of `slmkit.study`, left in --out with its per-example probabilities, on de-duplicated,
+stratified, seeded 80/20 splits. Calling again skips what is finished, so the parts may be run on different days.
+
+- floor-sms, floor-fpb: word and character TF-IDF with a linear SVM; the mean over --floor-seeds is judged. Seconds.
+- lora: SmolLM2-135M, default settings, Financial PhraseBank AllAgree. More than ten minutes on two cores.
+- bits: the same trained and used at 4 bits beside it, paired by McNemar's exact test. As long again, and longer.
+
+With --train, --test or --epochs other than the defaults no target is judged: they are for the whole.
+
+    pip install -c constraints.txt -e ".[bnb]"
+    SLMKIT_ASSETS=../shared/data python -m benchmarks.quality --parts floor-sms floor-fpb lora bits
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import common
+
+FPB, SMS, MODEL = "financial_phrasebank", "sms_spam", "smollm2-135m-instruct"
+MAX_LOSS = 0.01  # of accuracy, from 16 to 4 bits
+
+
+def show(runs: list[Any]) -> None:
+    """One line a run."""
+    header = f"{'task':<22}{'method':<7}{'bits':>5}{'seed':>5}{'n':>6}{'accuracy':>10}   95 % interval    macro-F1"
+    print(f"\n{header}{'fit s':>9}{'MB':>7}  p vs floor")
+    for run in runs:
+        size = f"{run.stored_bytes / 1e6:.0f}" if run.stored_bytes else "-"
+        p = "-" if run.p_vs_floor is None else f"{run.p_vs_floor:.2g}"
+        print(
+            f"{run.task:<22}{run.method:<7}{run.bits or '-':>5}{run.seed:>5}{run.n_test:>6}{run.accuracy:>10.2%}"
+            f"   {run.accuracy_low:.2%}-{run.accuracy_high:.2%}{run.macro_f1:>10.2%}{run.fit_s:>9.1f}{size:>7}  {p}"
+        )
+
+
+def study(arguments: Any, task: str, methods: str, bits: tuple[int, ...], seeds: list[int]) -> Any:
+    """The study of one part; whatever failed in it is said and ends the script with exit code 2."""
+    import slmkit
+    from slmkit.errors import SlmkitError
+
+    result = slmkit.study(
+        task,
+        models=MODEL,
+        methods=methods,
+        bits=bits,
+        seeds=seeds,
+        train=arguments.train,
+        test=arguments.test,
+        epochs=arguments.epochs,
+        measure_s=arguments.measure_s,
+        out=arguments.out,
+    )
+    if result.failed:
+        raise SlmkitError("; ".join(f"{f['method']}, {f['bits']} bits: {f['error']}" for f in result.failed))
+    show(result.runs)
+    return result
+
+
+def floor(arguments: Any, task: str, bound: float) -> tuple[dict[str, Any], list[common.Target]]:
+    """The floor on one task, mean over the seeds."""
+    runs = study(arguments, task, "floor", (16,), arguments.floor_seeds).runs
+    mean = float(np.mean([run.accuracy for run in runs]))
+    target = common.Target(f"floor on {task}, mean accuracy of {len(runs)} seeds", mean, bound)
+    return {"accuracy": mean, "runs": [facts_of(run) for run in runs]}, [target]
+
+
+def lora(arguments: Any) -> tuple[dict[str, Any], list[common.Target]]:
+    """LoRA at 16 bits; the floor of the same split runs with it, for the paired test."""
+    runs = study(arguments, FPB, "lora", (16,), arguments.seeds).runs
+    tuned = [run for run in runs if run.method == "lora"]
+    mean = float(np.mean([run.accuracy for run in tuned]))
+    target = common.Target(f"LoRA on {FPB}, mean accuracy of {len(tuned)} seed(s)", mean, 0.96)
+    return {"accuracy": mean, "runs": [facts_of(run) for run in runs]}, [target]
+
+
+def bits(arguments: Any) -> tuple[dict[str, Any], list[common.Target]]:
+    """16 against 4 bits, a pair a seed."""
+    result = study(arguments, FPB, "lora", (16, 4), arguments.seeds)
+    tuned = {(run.seed, run.bits): run for run in result.runs if run.method == "lora"}
+    pairs = {seed: paired(tuned[seed, 16], tuned[seed, 4], result.out) for seed in arguments.seeds}
+    for seed, found in pairs.items():
+        before, after = (n_bytes / 1e6 for n_bytes in found["stored_bytes"])
+        print(
+            f"seed {seed}: 4 bits lose {found['difference']:.2%} of accuracy (95 % interval {found['low']:.2%} to "
+            f"{found['high']:.2%}, p = {found['p']:.2g}, n = {found['n']}); {before:.0f} -> {after:.0f} MB"
+        )
+    loss = float(np.mean([found["difference"] for found in pairs.values()]))
+    target = common.Target("accuracy lost from 16 to 4 bits", loss, MAX_LOSS, at_least=False)
+    return {"loss": loss, "pairs": pairs, "runs": [facts_of(run) for run in result.runs]}, [target]
+
+
+def paired(sixteen: Any, four: Any, out: Path) -> dict[str, Any]:
+    """McNemar of two runs on the same rows: accuracy of the first minus that of the second, interval and p."""
+    from slmkit import metrics, runs
+
+    both = runs.read_probabilities(sixteen, out).merge(
+        runs.read_probabilities(four, out), on="row", suffixes=("", "_4"), validate="one_to_one"
+    )
+    if not len(both) == sixteen.n_test == four.n_test:
+        raise ValueError(f"the runs share {len(both)} of {sixteen.n_test} and {four.n_test} rows")
+    right = (both["predicted"] == both["label"]).to_numpy()
+    found = metrics.mcnemar(right, (both["predicted_4"] == both["label"]).to_numpy())
+    return {**found, "n": len(both), "stored_bytes": [sixteen.stored_bytes, four.stored_bytes]}
+
+
+def facts_of(run: Any) -> dict[str, Any]:
+    """What the JSON line keeps of a run; the whole lies in --out under its id."""
+    names = (
+        *("run_id", "task", "method", "model", "bits", "scheme", "seed", "n_train", "n_test", "accuracy"),
+        *("accuracy_low", "accuracy_high", "macro_f1", "fit_s", "stored_bytes", "p_vs_floor", "p_vs_16bit"),
+    )
+    return {name: getattr(run, name) for name in names}
+
+
+PARTS = {
+    "floor-sms": lambda arguments: floor(arguments, SMS, 0.985),
+    "floor-fpb": lambda arguments: floor(arguments, FPB, 0.89),
+    "lora": lora,
+    "bits": bits,
+}
+
+
+def main() -> int:
+    """The parts asked for."""
+    parser = common.parser(__doc__)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["floor-sms", "floor-fpb"])
+    parser.add_argument("--train", type=int, help="training rows; default all of the 80 %%")
+    parser.add_argument("--test", type=int, help="test rows; default 20 %%")
+    parser.add_argument("--epochs", type=float, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of lora and bits")
+    parser.add_argument("--floor-seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--measure-s", type=float, default=10.0, help="seconds of measuring the cost of each run")
+    parser.add_argument("--out", type=Path, default=Path("runs/quality"))
+    arguments = parser.parse_args()
+    facts = common.describe()
+    targets: list[common.Target] = []
+    for name in arguments.parts:
+        (facts[name], found), seconds = _timed_part(name, arguments)
+        facts[name]["seconds"] = seconds
+        targets += found
+    if (arguments.train, arguments.test, arguments.epochs) != (None, None, 3):
+        print("\nnot the whole data or other epochs: targets are not judged")
+        targets = []
+    return common.finish("quality", facts, targets)
+
+
+def _timed_part(name: str, arguments: Any) -> tuple[tuple[dict[str, Any], list[common.Target]], float]:
+    print(f"\n== {name}", flush=True)
+    seconds, found = common.timed(lambda: PARTS[name](arguments))
+    return found, seconds
+
+
+if __name__ == "__main__":
+    common.run(main)
