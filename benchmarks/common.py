@@ -1,20 +1,26 @@
 """What the benchmarks share: two sides timed in turn, the table, the JSON line, and the exit code.
 
-Both sides run in one process, A B A B, so that a machine that slows down slows both; the ratio is taken a round, and
-the median of the rounds counts. A ratio travels between machines, the rows/s beside it do not.
+Each side is a process of its own that stays loaded, so that neither lives with what the other sets (slmkit sets
+variables of OpenMP and oneDNN). They work in turn, A B A B, never at once: a machine that slows down slows both. The
+ratio is taken a round and the median of the rounds counts. It travels between machines, the rows/s beside it do not.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
 import json
+import logging
+import multiprocessing
 import os
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from types import TracebackType
 from typing import Any
 
 from slmkit.errors import SlmkitError
@@ -37,14 +43,73 @@ class Target:
         return self.value >= self.bound if self.at_least else self.value <= self.bound
 
 
+class Side:
+    """An object made and used in a process of its own, for timing.
+
+    Parameters
+    ----------
+    make : class
+        Of a module's top level. It needs a method `run(rows)`, which is timed and keeps what it found, and a method
+        `result()`, which is not and gives it in a form that both sides share.
+    arguments
+        What `make` is called with, in that process.
+    """
+
+    def __init__(self, make: Callable[..., Any], *arguments: Any) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, make, arguments), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._answer()
+
+    def call(self, method: str, *arguments: Any) -> tuple[float, Any]:
+        """Seconds that the method took there, handing over left out, and what it returned."""
+        self._pipe.send((method, arguments))
+        return self._answer()
+
+    def _answer(self) -> tuple[float, Any]:
+        try:
+            seconds, result = self._pipe.recv()
+        except EOFError:
+            self._process.join(10)
+            raise SlmkitError(f"a side of the benchmark ended with exit code {self._process.exitcode}") from None
+        if seconds is None:
+            raise SlmkitError(f"a side of the benchmark failed: {result}")
+        return seconds, result
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._pipe.close()  # it ends by itself then
+        self._process.join(30)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+
+def _serve(pipe: Any, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    logging.disable(logging.WARNING)
+    try:
+        made = make(*arguments)
+        pipe.send((0.0, None))
+        while True:
+            method, arguments = pipe.recv()
+            bound = functools.partial(getattr(made, method), *arguments)
+            pipe.send(timed(bound))
+    except EOFError:
+        return
+    except Exception:
+        pipe.send((None, traceback.format_exc()))
+
+
 @dataclass(frozen=True)
 class Duel:
-    """Seconds of the peer and of slmkit, one pair a round, and what each returned in the last round."""
+    """Seconds of the peer and of slmkit, one pair a round."""
 
     peer_s: list[float]
     own_s: list[float]
-    peer_result: Any
-    own_result: Any
 
     @property
     def ratios(self) -> list[float]:
@@ -66,22 +131,17 @@ class Duel:
         }
 
 
-def duel(peer: Callable[[], Any], own: Callable[[], Any], *, rounds: int, n: int, names: tuple[str, str]) -> Duel:
-    """Time both sides in turn and print one line a round. Warm them up before."""
-    peer_s: list[float] = []
-    own_s: list[float] = []
-    peer_result = own_result = None
+def duel(peer: Side, own: Side, rows: Sequence[str], *, rounds: int, names: tuple[str, str]) -> Duel:
+    """Time `run(rows)` of both sides in turn and print one line a round. Warm them up before."""
+    found = Duel([], [])
     print(f"{'round':>6}  {names[0]:>28}  {names[1]:>28}  {'ratio':>7}")
     for number in range(1, rounds + 1):
-        seconds, peer_result = timed(peer)
-        peer_s.append(seconds)
-        seconds, own_result = timed(own)
-        own_s.append(seconds)
-        cells = [f"{s:8.2f} s {n / s:9.1f} rows/s" for s in (peer_s[-1], own_s[-1])]
-        print(f"{number:>6}  {cells[0]:>28}  {cells[1]:>28}  {peer_s[-1] / own_s[-1]:6.2f}x", flush=True)
-    result = Duel(peer_s, own_s, peer_result, own_result)
-    print(f"{'median':>6}  {'':>28}  {'':>28}  {result.ratio:6.2f}x", flush=True)
-    return result
+        for side, seconds in ((peer, found.peer_s), (own, found.own_s)):
+            seconds.append(side.call("run", rows)[0])
+        cells = [f"{s:8.2f} s {len(rows) / s:9.1f} rows/s" for s in (found.peer_s[-1], found.own_s[-1])]
+        print(f"{number:>6}  {cells[0]:>28}  {cells[1]:>28}  {found.ratios[-1]:6.2f}x", flush=True)
+    print(f"{'median':>6}  {'':>28}  {'':>28}  {found.ratio:6.2f}x", flush=True)
+    return found
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:
@@ -96,9 +156,25 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
-def offline() -> None:
-    """Nothing is fetched while a benchmark runs, by either side. Call before transformers or lm_eval are imported."""
+def environment() -> None:
+    """What both sides find in their environment; call it before a `Side` is made.
+
+    Nothing is fetched. OpenMP's threads spin as briefly for the peer as slmkit has it for itself: left alone, the peer
+    would come out several times slower on a machine that does anything else, which says nothing about its work.
+    """
     os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+
+def set_up(threads: int | None) -> int:
+    """Quieten transformers and give torch that many threads, or leave its own choice; how many there are."""
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    if threads:
+        torch.set_num_threads(threads)
+    return int(torch.get_num_threads())
 
 
 def load_average() -> float | None:
