@@ -274,7 +274,7 @@ class LoRAClassifier(ModelClassifier):
         batch_size: int = 16,
         last_blocks: int | None = None,
         max_length: int = 256,
-        max_batch_tokens: int = 1024,
+        max_batch_tokens: int = 512,
         seed: int = 0,
     ) -> None:
         self.model = model

@@ -35,7 +35,7 @@ EXTRA_RUNTIME_BYTES = 55_000_000  # bitsandbytes or peft on top
 FLOOR_BYTES = 350_000_000  # no torch: pandas, scikit-learn and the n-gram matrix of some thousand rows
 SCORING_TOKENS = 2048
 SCORING_BYTES = 4.2  # per token, layer and hidden unit
-TRAINING_TOKENS = 1024
+TRAINING_TOKENS = 512
 TRAINING_BYTES = 92.0  # the same, with all that the backward pass keeps
 ADAPTER_WIDTH = 18  # adapter parameters = this x rank x hidden x layers, for LoRA on all linear layers
 ADAPTER_BYTES = 22  # fp32 weight, gradient, AdamW's two moments, and what the optimiser step needs for a moment
@@ -80,7 +80,7 @@ def model_memory(
     training : bool
         LoRA on all linear layers instead of scoring.
     batch_tokens : int or None
-        Tokens in one forward pass, padding included; by default 2048 for scoring and 1024 for training.
+        Tokens in one forward pass, padding included; by default 2048 for scoring and 512 for training.
     last_blocks : int or None
         Blocks that are trained; activations of the others are not kept.
     rank : int

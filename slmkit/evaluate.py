@@ -8,7 +8,6 @@ Stages, each in a process of its own where memory is to be compared: `prepare` m
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,9 +23,6 @@ from slmkit import assets, backends, classify, footprint, jobs, metrics
 from slmkit.runs import FIGURES, PROBABILITIES, Run, probability_frame, write_run
 
 FIT_FACTS = "fit.json"
-# oneDNN keeps 1024 compiled kernels, one for each shape of a batch. Keeping 32 took 0.3 GB off the peak of training
-# SmolLM2-135M (1.71 to 1.40 GB) and no time; scoring keeps them all, since its single rows are timed.
-SMALL_KERNEL_CACHE = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 OWN_ARGUMENTS = frozenset({"model", "bits", "backend", "seed"})  # fields of a Run by themselves, not part of `params`
 SCORES = "accuracy accuracy_low accuracy_high macro_f1 mcc ece recall_by_class pr_auc recall_at_1pct_fpr intervals"
 COSTS = "latency_p50_s latency_p95_s rows_per_s energy_j_per_1000_rows energy_origin peak_ram_bytes peak_device_bytes"
@@ -135,7 +131,6 @@ def prepare(message: Mapping[str, Any], emit: jobs.Emit) -> dict[str, Any]:
 
 def fit(message: Mapping[str, Any], emit: jobs.Emit) -> dict[str, Any]:
     """Fit and save; the facts of the fit are kept beside the model, so that a killed study need not train again."""
-    os.environ.setdefault(*SMALL_KERNEL_CACHE)
     job = Job(**message["job"])
     estimator, facts = _fit(job, emit)
     _save(estimator, job, facts)

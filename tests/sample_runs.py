@@ -6,9 +6,7 @@ from slmkit import metrics
 from slmkit.runs import Run
 
 N_TEST = 120
-HOSTILE = (
-    "<img src=x onerror=\"document.title='owned'\"></script><script>document.title=1</script>\u202egnp\x1b[31m"
-)
+HOSTILE = "<img src=x onerror=\"document.title='owned'\"></script><script>document.title=1</script>\u202egnp\x1b[31m"
 
 
 def a_run(method: str = "lora", model: str | None = "smollm2-135m-instruct", bits: int | None = 16, right: int = 107,

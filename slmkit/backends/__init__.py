@@ -47,14 +47,15 @@ def choose(name: str | None = None) -> Backend:
         if not ok:
             raise MissingExtra(f"backend {name!r} cannot run here: {reason}")
         return backend
-    found = {n: get(n).is_available() for n in ("bnb", "mlx")}
-    on_metal = found["mlx"][0] and "Metal" in found["mlx"][1]
-    for candidate in ("mlx", "bnb") if on_metal else ("bnb", "mlx"):
-        ok, reason = found[candidate]
+    reasons = {}
+    for candidate in ("bnb", "mlx"):
+        ok, reasons[candidate] = get(candidate).is_available()
+        if ok and candidate == "bnb" and " on mps" in reasons["bnb"] and "Metal" in get("mlx").is_available()[1]:
+            candidate = "mlx"
         if ok:
-            log.info("backend %s: %s", candidate, reason)
+            log.info("backend %s: %s", candidate, get(candidate).is_available()[1])
             return get(candidate)
-    raise MissingExtra("no backend can run here. " + " ".join(f"{n}: {reason}" for n, (_, reason) in found.items()))
+    raise MissingExtra("no backend can run here. " + " ".join(f"{n}: {reason}" for n, reason in reasons.items()))
 
 
 def engine_for(name: str, backend: str | None = None) -> Backend:

@@ -75,7 +75,7 @@ class LoRAConfig:
     batch_size: int = 16
     last_blocks: int | None = None
     max_length: int = 256
-    max_batch_tokens: int = 1024
+    max_batch_tokens: int = 512
     seed: int = 0
 
 

@@ -15,7 +15,7 @@ from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from slmkit.backends import _shared as shared
 
-BATCH_TOKENS = 4096
+BATCH_TOKENS = 2048
 MIN_PREFIX = 8  # a shorter shared beginning is not worth a pass of its own
 
 

@@ -3,7 +3,8 @@
 Weights are loaded anew for training (a model that has scored may hold buffers that no gradient passes), batches hold
 texts of like length, and micro-batches below a token budget keep memory small without changing the effective batch.
 Adapter weights compute in the model's number type while the optimiser works on float32 copies (Micikevicius et al.
-2018, arXiv 1710.03740). No vocabulary logits are computed.
+2018, arXiv 1710.03740). Blocks below the first trained one run once, not in every epoch. No vocabulary logits are
+computed.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import nn
 from slmkit.assets import ModelSource
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
-from slmkit.backends._torch import loading, scoring
+from slmkit.backends._torch import loading, prefix, scoring
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import AssetError, InputError, SlmkitError
 
@@ -94,7 +95,7 @@ def _with_lora(model: nn.Module, config: LoRAConfig, dtype: torch.dtype) -> Peft
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(dtype)
-    return wrapped.train()
+    return wrapped.eval()  # no dropout: the model is frozen
 
 
 def _blocks(model: nn.Module) -> nn.ModuleList:
@@ -124,12 +125,20 @@ class _Loop:
         self.pad_id, self.config, self.where = pad_id, config, where
         self.lora = [p for n, p in model.named_parameters() if "lora_" in n and p.requires_grad]
         self.masters = [p.detach().float().clone().requires_grad_(True) for p in self.lora]
-        self.optimiser = torch.optim.AdamW(
-            [*self.masters, *head.parameters()], lr=config.learning_rate, weight_decay=0.01
-        )
+        trained = [*self.masters, *head.parameters()]
+        self.optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.01)
+        self.states: list[torch.Tensor] | None = None  # outputs of the blocks below the first trained one, a row each
 
     def run(self, callback: Progress | None) -> list[dict[str, float]]:
         plan = shared.training_plan([len(row) for row in self.rows], self.config)
+        first = len(_blocks(self.body)) - self.config.last_blocks if self.config.last_blocks else 0
+        if not prefix.can_cache(self.body, first, sum(map(len, self.rows))):
+            return self._steps(plan, callback)
+        self.states = prefix.lower_states(self.body, first, self.rows, self.pad_id, self.where)
+        with prefix.only_blocks(self.body, slice(first, None)):
+            return self._steps(plan, callback)
+
+    def _steps(self, plan: list[tuple[int, np.ndarray]], callback: Progress | None) -> list[dict[str, float]]:
         history = shared.History(len(plan), callback)
         for step, (epoch, batch) in enumerate(plan):
             rate = shared.one_cycle(step, len(plan), self.config.learning_rate)
@@ -143,7 +152,11 @@ class _Loop:
         for part in shared.length_batches([len(self.rows[i]) for i in batch], self.config.max_batch_tokens):
             rows = batch[part]
             ids, mask = scoring.pad([self.rows[i] for i in rows], self.pad_id, self.where)
-            hidden = self.body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, H)
+            if self.states is None:
+                given = {"input_ids": ids}
+            else:
+                given = {"inputs_embeds": nn.utils.rnn.pad_sequence([self.states[i] for i in rows], batch_first=True)}
+            hidden = self.body(**given, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, H)
             last = hidden[torch.arange(len(rows), device=self.where), mask.sum(1) - 1]
             logits = self.head(last.float())
             loss = nn.functional.cross_entropy(logits, self.y[rows], reduction="sum") / len(batch)
