@@ -75,15 +75,14 @@ messages["label"].value_counts().to_frame("messages")
 
 # %%
 SETTINGS = {
-    "tiny": {"train": 64, "test": 40, "measure_s": 0.5, "models": ["smollm2-135m-instruct"]},
-    "laptop": {"train": 160, "test": 80, "measure_s": 2.0, "models": ["minilm", "smollm2-135m-instruct"]},
+    "tiny": {"train": 64, "test": 40, "epochs": 1, "measure_s": 0.5, "models": ["smollm2-135m-instruct"]},
+    "laptop": {"train": 240, "test": 120, "epochs": 2, "measure_s": 1.0, "models": ["minilm", "smollm2-135m-instruct"]},
 }
 result = slmkit.study(
     "fraud_messages",
     methods=["floor", "embedding", "prompt", "lora"],
     bits=[16, 4],
-    epochs=1,
-    params={"lora": {"last_blocks": 8, "max_batch_tokens": 512}},  # adapt the last 8 blocks: quicker, less memory
+    params={"lora": {"last_blocks": 8, "batch_size": 8}},  # adapt the last 8 blocks: quicker, less memory
     seeds=[0],
     out=f"runs/00_start_here_{PROFILE}",
     **SETTINGS[PROFILE],

@@ -2,8 +2,8 @@
 
 Three settings of torch's libraries must stand before torch is loaded; a value already in the environment is kept.
 
-- OpenMP's threads wait for each other by spinning. Long spinning made two LoRA trainings side by side on two cores run at
-  54 tokens/s each instead of 600; with 5,000 turns a quiet machine keeps nearly all of its speed.
+- OpenMP's threads wait for each other by spinning. Long spinning made two LoRA trainings side by side on two cores run
+  at 54 tokens/s each instead of 600; with 5,000 turns a quiet machine keeps nearly all of its speed.
 - oneDNN, and torch above it, keep 1,024 compiled kernels each, one for every shape of a batch. With few of them a LoRA
   training of SmolLM2-135M peaked at 1.1 GB instead of 1.6, at the same speed.
 """
