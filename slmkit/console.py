@@ -123,7 +123,7 @@ def show_runs(runs: Sequence[Run], folder: Path | None = None) -> None:
     from rich.table import Table
 
     from slmkit import verdict
-    from slmkit.configurations import machine_name, model_name
+    from slmkit.configurations import machine_name, model_name, setups
 
     if not runs:
         return _console().print("no finished run")
@@ -150,8 +150,10 @@ def show_runs(runs: Sequence[Run], folder: Path | None = None) -> None:
     console.print(table, markup=False)
     machines = dict.fromkeys(machine_name(run.machine) for run in runs)
     console.print(f"Measured on: {text.clean('; '.join(machines), 400)}", markup=False)
-    for sentence in verdict.verdicts(runs, folder):
-        console.print(f"- {text.clean(sentence, 1000)}", markup=False)
+    for setup in setups(runs):
+        for finding in verdict.findings(setup, folder):
+            if finding.kind != "floor":  # the table's last column says it
+                console.print(f"- {text.clean(finding.sentence, 1000)}", markup=False)
 
 
 def show_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

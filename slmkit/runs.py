@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,8 @@ def read_run(path: Path) -> Run:
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a run file: {error}") from error
     known = {f.name for f in fields(Run)}
-    missing = [f.name for f in fields(Run)[:26] if f.name not in values] if isinstance(values, dict) else sorted(known)
+    needed = [f.name for f in fields(Run) if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in needed if not isinstance(values, dict) or name not in values]
     if missing:
         raise InputError(f"{path} is not a run file: it lacks {', '.join(missing[:5])}")
     return Run(**{key: value for key, value in values.items() if key in known})
