@@ -181,7 +181,9 @@ def resolve(name: str) -> ModelSource:
     AssetError
         Files missing, altered, pickled, or not reachable.
     """
-    if name.startswith("dummy"):
+    if not name.strip():
+        raise InputError("the model's name is empty; give a catalog name, a path or a hub id")
+    if name == "dummy":
         return ModelSource(name, Path(__file__).parent, "builtin", "decoder", False)
     if name in catalog.MODELS:
         return _from_catalog(catalog.MODELS[name])

@@ -59,6 +59,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         self.classes_, codes = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(f"a classifier needs at least 2 classes; got {self.classes_.tolist()}")
+        if not any(text.strip() for text in texts):
+            raise InputError(f"all {len(texts)} texts are empty or only spaces")
         self._fit(texts, codes.astype(np.int64))
         return self
 
@@ -70,7 +72,8 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Iterable[str]) -> np.ndarray:
         """The likeliest class of each text, shape (n_texts,)."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        proba = self.predict_proba(X)
+        return self.classes_[proba.argmax(axis=1)]
 
     def save(self, folder: str | Path) -> Path:
         """Write the fitted classifier to a folder, new or holding an earlier one; `slmkit.load_classifier` reads it.
@@ -85,6 +88,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         aside = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
         try:
             self._write(aside)
+            assets.write_manifest(aside)
             shutil.rmtree(final, ignore_errors=True)
             aside.replace(final)
         finally:
@@ -223,13 +227,17 @@ def read_saved(folder: str | Path) -> dict[str, Any]:
     """The JSON of a saved classifier; `InputError` or `AssetError` names what is wrong with the folder."""
     path = Path(folder) / FILE
     if not path.is_file():
-        reason = "no such folder" if not Path(folder).is_dir() else f"it has no {FILE}"
+        reason = f"it has no {FILE}" if Path(folder).is_dir() else "no such folder"
+        reason = "it is a file, not a folder" if Path(folder).is_file() else reason
         raise InputError(f"{folder} is not a saved classifier: {reason}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         values["class"], values["params"], values["classes"], values["state"]
     except (ValueError, KeyError, TypeError) as error:
         raise AssetError(f"{path} is damaged: {error!r}") from error
-    if (path.parent / ARRAYS).is_file():
-        assets.check_safetensors(path.parent / ARRAYS)
+    problem = assets.problem_with(path.parent) if (path.parent / assets.MANIFEST).is_file() else None
+    if problem:
+        raise AssetError(f"saved classifier {folder} is damaged: {problem}")
+    for weights in path.parent.rglob("*.safetensors"):
+        assets.check_safetensors(weights)
     return dict(values)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
@@ -100,6 +101,7 @@ def test_integer_and_many_classes(tmp_path: Path) -> None:
         (["a", 3.0], ["x", "y"], "item 1 is float: '3.0'"),
         ("ab", ["x", "y"], "X must be a sequence of texts; got one text, 'ab'"),
         ([], [], "X holds no texts"),
+        (["  ", "\n"], ["x", "y"], "all 2 texts are empty or only spaces"),
         (["aa", "bb", "cc"], ["x", "x", "y"], "class 'y' has 1 row; each class needs at least 2"),
     ],
 )
@@ -152,6 +154,9 @@ def test_damaged_and_foreign_folders_are_named(tmp_path: Path) -> None:
     folder = FloorClassifier().fit(TEXTS, LABELS).save(tmp_path / "m")
     arrays = folder / "arrays.safetensors"
     arrays.write_bytes(arrays.read_bytes()[:-7])
+    with pytest.raises(AssetError, match=r"is damaged: arrays\.safetensors has \d+ bytes; it was written with \d+"):
+        classify.load(folder)
+    (folder / "slmkit-manifest.json").unlink()
     with pytest.raises(AssetError, match=r"arrays\.safetensors is truncated or altered"):
         classify.load(folder)
     (folder / "classifier.json").write_text("{")
@@ -159,10 +164,26 @@ def test_damaged_and_foreign_folders_are_named(tmp_path: Path) -> None:
         classify.load(folder)
 
 
+def test_one_altered_byte_is_noticed(tmp_path: Path) -> None:
+    weights = FloorClassifier().fit(TEXTS, LABELS).save(tmp_path / "m") / "arrays.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(AssetError, match=r"arrays\.safetensors was altered"):
+        classify.load(tmp_path / "m")
+
+
+@pytest.mark.parametrize("method", classify.METHODS)
+def test_not_fitted_says_so(method: str) -> None:
+    with pytest.raises(NotFittedError):
+        make(method).predict(["a"])
+
+
 def test_another_revision_of_the_model_is_refused(tmp_path: Path) -> None:
     folder = EmbeddingClassifier("dummy").fit(TEXTS, LABELS).save(tmp_path / "m")
     path = folder / "classifier.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"revision": "other"}))
+    (folder / "slmkit-manifest.json").unlink()
     with pytest.raises(AssetError, match="was made with 'dummy' at other; found it at builtin"):
         classify.load(folder).predict(["x"])
 

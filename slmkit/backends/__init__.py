@@ -60,7 +60,7 @@ def choose(name: str | None = None) -> Backend:
 
 def engine_for(name: str, backend: str | None = None) -> Backend:
     """The backend that runs a model: the named one, `dummy` for the dummy model, else the best this machine has."""
-    return get("dummy") if name.startswith("dummy") and backend is None else choose(backend)
+    return get("dummy") if name == "dummy" and backend is None else choose(backend)
 
 
 def prepare(source: ModelSource) -> ModelSource:

@@ -203,8 +203,8 @@ def dequantise(stored: Mapping[str, np.ndarray], bits: int) -> np.ndarray:
 
 
 def _check_source(source: ModelSource) -> None:
-    if not source.name.startswith("dummy"):
-        raise InputError(f"backend dummy reads no files: a model's name must begin with 'dummy'; got {source.name!r}")
+    if source.name != "dummy":
+        raise InputError(f"backend dummy reads no files: a model's name must be 'dummy'; got {source.name!r}")
 
 
 def _check_adapter(folder: Path) -> None:
