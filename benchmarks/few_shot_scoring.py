@@ -24,7 +24,7 @@ from benchmarks import common
 
 MODEL = "smollm2-135m-instruct"
 MIN_RATIO, MAX_DIFFERENCE = 5.0, 1e-3
-WARM_UP_ROWS, SEARCH_ROWS = 4, 32
+WARM_UP_ROWS, SEARCH_ROWS = 4, 64
 NAMES = ("lm-evaluation-harness", "slmkit")
 
 
@@ -147,7 +147,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shots", type=int, default=6)
     parser.add_argument("--dtype", choices=common.DTYPES, default="bfloat16", help="of the timed part")
-    parser.add_argument("--peer-batch-sizes", type=int, nargs="+", default=[1, 4, 8, 16, 32])
+    parser.add_argument("--peer-batch-sizes", type=int, nargs="+", default=[8, 16, 32, 64])
     parser.add_argument("--float32-rows", type=int, help="rows compared in float32; default all, 0 skips that part")
     parser.add_argument("--threads", type=int, help="of torch, for both sides")
     arguments = parser.parse_args()
