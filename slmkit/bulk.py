@@ -143,7 +143,10 @@ def _check_target(source: Path, target: Path) -> None:
 
 
 def _text_column(table: Table, given: str | None) -> str:
-    column = data.near_column(given, table.columns) if given else data.guess_text_column(table.columns)
+    try:
+        column = data.near_column(given, table.columns) if given else data.guess_text_column(table.columns)
+    except InputError as error:
+        raise InputError(f"{table.path}: {error}") from error
     if column is None:
         raise InputError(
             f"{table.path}: which column holds the texts? Name it with text_column (--text-column). "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import PurePath
@@ -151,6 +151,17 @@ def setups(runs: Sequence[Run]) -> list[list[Run]]:
             groups.append(home := [])
         home.append(run)
     return groups
+
+
+def told_apart(titles: Sequence[str], groups: Sequence[Sequence[Run]]) -> list[str]:
+    """Titles of setups; equal ones get the test rows, then the start of the data's hash, where that differs."""
+    told = list(titles)
+    for words in (lambda run: f"{run.n_test} test rows", lambda run: f"data {text.clean(run.data_sha256, 80)[:8]}"):
+        extras = [words(group[0]) for group in groups]
+        pairs = set(zip(told, extras, strict=True))
+        several = Counter(title for title, _ in pairs)
+        told = [f"{t}, {extra}" if several[t] > 1 else t for t, extra in zip(told, extras, strict=True)]
+    return told
 
 
 def _comparable(a: Run, b: Run) -> bool:

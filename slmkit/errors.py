@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_ALIKE = 0.6  # share of equal characters from which a name is worth suggesting
+
 
 class SlmkitError(Exception):
     """Something the person can mend. The CLI prints the message without a traceback and exits with code 2."""
@@ -44,7 +46,18 @@ def unknown(kind: str, name: object, allowed: Iterable[object]) -> InputError:
         To be raised by the caller.
     """
     names = [str(item) for item in allowed]
-    near = difflib.get_close_matches(str(name), names, n=3, cutoff=0.5)
+    near = _nearest(str(name)[:200], names)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     listed = ", ".join(names[:30]) + (f", ... ({len(names)} in all)" if len(names) > 30 else "")
     return InputError(f"unknown {kind} {str(name)[:200]!r}.{hint} Known: {listed or 'none'}.")
+
+
+def _nearest(name: str, names: list[str]) -> list[str]:
+    """At most three names like `name`, the nearest first: like the whole, its beginning, or the part before a "-"."""
+    scores = {}
+    for known in names if name else []:
+        parts = (known, known[: len(name)], known.partition("-")[0])
+        alike = [difflib.SequenceMatcher(None, part.casefold(), name.casefold()).ratio() for part in parts]
+        scores[known] = (max(alike), alike[0])
+    near = [known for known, (best, _) in scores.items() if best >= _ALIKE]
+    return sorted(near, key=lambda known: scores[known], reverse=True)[:3]

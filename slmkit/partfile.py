@@ -1,7 +1,7 @@
 """A file under way: `OUTPUT.part`, and `OUTPUT.part.json`, which says how many of its bytes are good and what it is of.
 
 Data is on the disk before the state counts it, so a part is never believed further than it goes; whatever stops the
-work, the next process cuts the part to its good length and goes on.
+work, the part is cut to its good length, by this process or by the next one, which goes on from there.
 """
 
 from __future__ import annotations
@@ -64,19 +64,33 @@ def part_file(target: Path, fresh: State, *, resume: bool) -> Iterator[tuple[IO[
     with part:
         _lock(part)
         state = resumable(target, fresh) if resume else fresh
-        with on_disk(path, state.rows):
-            part.truncate(state.bytes)
-            write_state(target, state)
-        if state.rows:
-            log.info("%s: going on after row %s", target, f"{state.rows:,}")
         try:
+            with on_disk(path, state.rows):
+                part.truncate(state.bytes)
+                write_state(target, state)
+            if state.rows:
+                log.info("%s: going on after row %s", target, f"{state.rows:,}")
             yield part, state
         except BaseException:
-            if part.seek(0, os.SEEK_END) == 0:  # nothing to go on from
-                with suppress(OSError):
-                    path.unlink()
-                    state_path(target).unlink()
+            with suppress(OSError):
+                _cut_back(part, target)
             raise
+
+
+def _cut_back(part: IO[bytes], target: Path) -> None:
+    """Leave the rows that are written down, and no file at all if there are none."""
+    good = None
+    with suppress(FileNotFoundError, ValueError, TypeError):
+        good = _read_state(target)
+    if good is not None and good.rows and part.seek(0, os.SEEK_END) >= good.bytes:
+        part.truncate(good.bytes)
+        return
+    state_path(target).unlink(missing_ok=True)  # first, since a state without a part is harmless
+    part_path(target).unlink(missing_ok=True)
+
+
+def _read_state(target: Path) -> State:
+    return State(**json.loads(state_path(target).read_text(encoding="utf-8")))
 
 
 def _lock(part: IO[bytes]) -> None:
@@ -103,7 +117,7 @@ def resumable(target: Path, fresh: State) -> State:
     if not path.is_file():
         raise InputError(f"{part} stands there without {path.name}, so it cannot be resumed. {again}")
     try:
-        state = State(**json.loads(path.read_text(encoding="utf-8")))
+        state = _read_state(target)
     except (ValueError, TypeError) as error:
         raise InputError(f"{part} cannot be resumed, {path.name} is unreadable: {error}. {again}") from error
     changed = {
@@ -125,7 +139,8 @@ def write_state(target: Path, state: State) -> None:
     path = state_path(target)
     aside = path.with_name(path.name + ".new")
     try:
-        aside.write_text(json.dumps(asdict(state)), encoding="utf-8")
+        with open(aside, "w", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(state)))
         os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)

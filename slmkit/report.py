@@ -7,12 +7,14 @@ text that slipped past the escaping could neither act nor call out.
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
 import math
 import os
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -22,7 +24,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from slmkit import plots, text
-from slmkit.configurations import FOOTPRINTS, Configuration, configurations, setups
+from slmkit.configurations import FOOTPRINTS, Configuration, configurations, setups, told_apart
 from slmkit.errors import InputError
 from slmkit.report_tables import details_table, facts, scores_table
 from slmkit.runs import Run, read_run
@@ -32,6 +34,9 @@ _ALWAYS = {"run_id", "created_utc", "task", "method", "seed", "n_train", "n_test
 _SHARES = ("accuracy", "accuracy_low", "accuracy_high")
 _NEEDED = {*_ALWAYS, *_SHARES}  # never null
 _TYPES = {"int": int, "float": (int, float), "str": str, "dict": dict}
+_ENDINGS = (".html", ".htm")
+_HEAD_BYTES = 4096
+_MARKS = (b'<meta name="generator" content="slmkit">', b"<title>slmkit: ")
 _FEW = 4  # more sentences than this about single configurations are folded away
 
 
@@ -43,7 +48,8 @@ def write(runs_folder: Path, out: Path) -> Path:
     runs_folder : Path
         With one JSON file a run; probabilities beside them are used where they lie there.
     out : Path
-        Its folder must exist. A file of that name is replaced, in one step, when the new one is complete.
+        Ends in .html or .htm; its folder must exist. An earlier report of that name is replaced, in one step, when
+        the new one is complete; any other file is left alone.
 
     Returns
     -------
@@ -53,15 +59,40 @@ def write(runs_folder: Path, out: Path) -> Path:
     Raises
     ------
     InputError
-        No such folder, no run in it, a broken run file (named), or an `out` that cannot be written.
+        No such folder, no run in it, a broken run file (named), or an `out` that cannot be written or is something
+        else than a report.
     """
     folder, out = Path(runs_folder), Path(out)
-    if out.is_dir() or not out.parent.is_dir():
-        wrong = "it is a folder" if out.is_dir() else f"there is no folder {out.parent}"
-        raise InputError(f"cannot write the report to {out}: {wrong}")
+    _check_target(out)
     runs = _read(folder)
     _replace(out, page(runs, folder))
     return out
+
+
+def _check_target(out: Path) -> None:
+    wrong = ""
+    if out.is_dir():
+        wrong = "it is a folder"
+    elif out.suffix.lower() not in _ENDINGS:
+        wrong = f"its name must end in {' or '.join(_ENDINGS)}"
+    elif not out.parent.is_dir():
+        wrong = f"there is no folder {out.parent}"
+    if wrong:
+        raise InputError(f"cannot write the report to {out}: {wrong}")
+    if out.exists() and not _is_report(out):
+        raise InputError(f"{out} exists and is not a slmkit report; choose another name")
+
+
+def _is_report(path: Path) -> bool:
+    """Whether a file starts as slmkit's reports do; the title tells those written before the generator was named."""
+    if not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise InputError(f"{path} exists and cannot be read: {error.strerror or error}") from error
+    return head.lstrip().lower().startswith(b"<!doctype html>") and any(mark in head for mark in _MARKS)
 
 
 def page(runs: Sequence[Run], folder: Path | None = None) -> str:
@@ -124,9 +155,12 @@ def _replace(out: Path, document: str) -> None:
             os.fsync(file.fileno())
         os.replace(aside, out)
     except OSError as error:
-        raise InputError(f"cannot write the report to {out}: {error}") from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        why = "the disk is full" if full else error.strerror or error
+        raise InputError(f"cannot write the report to {out}: {why}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _policy(scripts: Sequence[str]) -> str:
@@ -143,7 +177,7 @@ def _titles(groups: Sequence[Sequence[Run]]) -> list[str]:
     for i, group in enumerate(groups):
         if tasks.count(group[0].task) > 1:
             told[i] += f", {group[0].n_train} training and {group[0].n_test} test rows"
-    return told
+    return told_apart(told, groups)
 
 
 def _nav(titles: Sequence[str]) -> str:

@@ -78,7 +78,9 @@ def fail(where: object, problems: Sequence[str]) -> NoReturn:
 
 
 def kind_of(path: Path) -> str:
-    """The kind of table a file name's ending stands for; `InputError` lists the endings allowed."""
+    """The kind of table a file name's ending stands for; `InputError` for a folder or an ending not allowed."""
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a file")
     kind = KINDS.get(path.suffix.lower())
     if kind is None:
         raise InputError(f"{path}: ending {path.suffix or 'none'!r} is not supported. Allowed: {', '.join(KINDS)}")
@@ -104,11 +106,11 @@ def scan(path: str | Path) -> Table:
         that do not fit the header (with their line). Every bad row is counted, the first five are spelled out.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path} is a folder, not a file")
-    if not path.is_file():
+    if not path.exists():
         raise InputError(f"no file at {path}")
     table = Table(path, kind_of(path))
+    if not path.is_file():
+        raise InputError(f"{path} is not a file")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes)")
     if table.kind == "Parquet":
@@ -326,7 +328,10 @@ def _scan_json(table: Table) -> Table:
             continue
         n_rows += 1
         try:
-            row = json.loads(text)
+            row = json.loads(text.rstrip("\r\n"))
+        except json.JSONDecodeError as error:
+            problems.append(f"line {number} is not JSON: {error.msg} (column {error.colno})")
+            continue
         except (ValueError, RecursionError) as error:
             problems.append(f"line {number} is not JSON: {error}")
             continue

@@ -14,7 +14,7 @@ from statistics import fmean
 import pandas as pd
 
 from slmkit import metrics, text
-from slmkit.configurations import FOOTPRINTS, Configuration, as_runs, configurations, setups
+from slmkit.configurations import FOOTPRINTS, Configuration, as_runs, configurations, setups, told_apart
 from slmkit.errors import InputError
 from slmkit.runs import Run, read_probabilities
 
@@ -88,13 +88,13 @@ def verdicts(runs: Iterable[Run] | pd.DataFrame, folder: Path | None = None) -> 
     Returns
     -------
     list of str
-        Plain text; names are cleaned, not escaped. With several tasks each sentence starts with its task.
+        Plain text; names are cleaned, not escaped. With several setups each sentence starts with its own.
     """
     groups = setups(as_runs(runs))
-    several = len(groups) > 1
+    titles = told_apart([f"{text.clean(g[0].task, 60)}, {g[0].n_train} training rows" for g in groups], groups)
     found = []
-    for group in groups:
-        prefix = f"{text.clean(group[0].task, 60)}, {group[0].n_train} training rows: " if several else ""
+    for title, group in zip(titles, groups, strict=True):
+        prefix = f"{title}: " if len(groups) > 1 else ""
         found += [prefix + finding.sentence for finding in findings(group, folder)]
     return found
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import errno
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -18,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from full_disk import open_on_full_disk
 
 from slmkit import bulk, classify, partfile
 from slmkit.errors import InputError, SlmkitError
@@ -212,22 +211,27 @@ def test_a_full_disk_is_named_and_what_is_done_is_kept(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, target = many(tmp_path / "a.csv"), tmp_path / "b.csv"
-    whole = bulk.write_whole
-
-    def full(part: Any, block: bytes) -> None:
-        if part.tell() > 500:
-            part.write(block[:7])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        whole(part, block)
-
-    monkeypatch.setattr(bulk, "write_whole", full)
+    monkeypatch.setattr(partfile, "open", open_on_full_disk(1200), raising=False)
     with pytest.raises(
-        SlmkitError, match=r"b\.csv\.part: the disk is full\. [0-9]+ rows are kept; mend it and run the same"
-    ):
+        SlmkitError, match=r"b\.csv\.part: the disk is full\. [1-9]0 rows are kept; mend it and run the same"
+    ) as caught:
         bulk.classify_file(model, source, target, batch_rows=10)
     monkeypatch.undo()
-    facts = bulk.classify_file(model, source, target)
-    assert 0 < facts["resumed_from"] < 100 and len(pd.read_csv(target)) == 100
+    good = json.loads(partfile.state_path(target).read_text())
+    assert partfile.part_path(target).stat().st_size == good["bytes"] and f" {good['rows']} rows" in str(caught.value)
+    assert bulk.classify_file(model, source, target)["resumed_from"] == good["rows"]
+    assert len(pd.read_csv(target)) == 100
+
+
+@pytest.mark.parametrize(("room", "only"), [(100, ".part"), (0, ".part"), (0, ".new")])
+def test_a_disk_full_before_the_first_batch_is_done_leaves_nothing(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, only: str
+) -> None:
+    source, target = many(tmp_path / "a.csv"), tmp_path / "b.csv"
+    monkeypatch.setattr(partfile, "open", open_on_full_disk(room, only), raising=False)
+    with pytest.raises(SlmkitError, match=r"b\.csv\.part: the disk is full\. 0 rows are kept"):
+        bulk.classify_file(model, source, target)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_two_processes_cannot_write_one_output(model: Path, tmp_path: Path) -> None:
@@ -267,12 +271,15 @@ def test_bad_input_is_refused_and_leaves_nothing(
 
 def test_more_bad_input_is_refused(model: Path, tmp_path: Path) -> None:
     source, target = many(tmp_path / "a.csv"), tmp_path / "b.csv"
-    with pytest.raises(InputError, match=r"unknown column 'txet'\. Did you mean 'text'\? Known: id, text\."):
+    with pytest.raises(InputError, match=r"a\.csv: unknown column 'txet'\. Did you mean 'text'\? Known: id, text\."):
         bulk.classify_file(model, source, target, text_column="txet")
     with pytest.raises(InputError, match="batch_rows must be at least 1; got 0"):
         bulk.classify_file(model, source, target, batch_rows=0)
     with pytest.raises(InputError, match=r"no file at .*none\.csv"):
         bulk.classify_file(model, tmp_path / "none.csv", target)
+    (tmp_path / "texts").mkdir()
+    with pytest.raises(InputError, match=r"texts is a folder, not a file"):
+        bulk.classify_file(model, tmp_path / "texts", target)
     with pytest.raises(SlmkitError, match="nowhere"):
         bulk.classify_file(tmp_path / "nowhere", source, target)
     with pytest.raises(InputError, match="column 'id' holds int64, not text"):

@@ -125,7 +125,7 @@ def test_labels_become_stripped_strings_and_unusable_rows_are_counted(write: Cal
         ("a.csv", "text,label\na,x\nb,x\n", "column 'label' holds one class only ('x'); two are needed"),
         ("a.csv", "text,label\na,x\nb,x\nc,y\n", "class 'y' has one row; merge it into another class or drop it"),
         ("a.csv", "text,label\na,\n ,x\n", "no usable row is left: 1 of 2 rows dropped: no label; 1 of 2 rows dropped"),
-        ("a.jsonl", '{"text": "a"\n', "line 1 is not JSON: "),
+        ("a.jsonl", '{"text": "a"\n', "line 1 is not JSON: Expecting ',' delimiter (column 13)"),
         ("a.jsonl", '["a", "x"]\n', "line 1 is a list, not an object; JSONL has one {...} a line"),
         ("a.parquet", "PAR1 but not really", "is not a readable Parquet file (cut off or altered)"),
     ],

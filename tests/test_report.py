@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from full_disk import open_on_full_disk
 from sample_runs import HOSTILE, a_floor, a_run, a_study
 
 from slmkit import report
@@ -113,10 +114,11 @@ def test_a_broken_run_file_is_named_and_the_old_report_stays(tmp_path: Path, cha
     values = json.loads(path.read_text(encoding="utf-8"))
     (tmp_path / "broken.json").write_text(change if isinstance(change, str) else json.dumps({**values, **change}))  # type: ignore[dict-item]
     out = tmp_path / "report.html"
-    out.write_text("old")
+    old = '<!doctype html>\n<html lang="en"><meta name="generator" content="slmkit">'
+    out.write_text(old)
     with pytest.raises(InputError, match=f"broken.json {message}|broken.json is not a run file: {message}"):
         report.write(tmp_path, out)
-    assert out.read_text() == "old"
+    assert out.read_text() == old
 
 
 def test_undefined_scores_are_shown_as_unknown(tmp_path: Path) -> None:
@@ -130,11 +132,32 @@ def test_runs_without_any_footprint_still_give_a_report(tmp_path: Path) -> None:
 
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
     write_run(a_run(), tmp_path / "runs")
-    monkeypatch.setattr("slmkit.report.os.fsync", full)
-    with pytest.raises(InputError, match="No space left on device"):
+    monkeypatch.setattr(report, "open", open_on_full_disk(100_000), raising=False)
+    with pytest.raises(InputError, match=r"cannot write the report to .*r\.html: the disk is full$"):
         report.write(tmp_path / "runs", tmp_path / "r.html")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["runs"]
+
+
+def test_only_an_earlier_report_is_replaced(tmp_path: Path) -> None:
+    write_run(a_run(), tmp_path / "runs")
+    out = tmp_path / "r.HTM"
+    for old in (b"<!doctype html><title>my diary</title>", b"", b"notes on <title>slmkit: x"):
+        out.write_bytes(old)
+        with pytest.raises(InputError, match=r"r\.HTM exists and is not a slmkit report; choose another name$"):
+            report.write(tmp_path / "runs", out)
+        assert out.read_bytes() == old
+    out.write_text("<!doctype html>\n<html lang=en>\n<title>slmkit: sms_spam</title>")
+    first = report.write(tmp_path / "runs", out).read_bytes()
+    assert b'<meta name="generator" content="slmkit">' in first[:4096]
+    assert report.write(tmp_path / "runs", out).read_bytes() == first
+    for name in ("notes.txt", "report"):
+        with pytest.raises(InputError, match=rf"{name}: its name must end in \.html or \.htm"):
+            report.write(tmp_path / "runs", tmp_path / name)
+
+
+def test_sections_of_one_task_have_different_titles(tmp_path: Path) -> None:
+    other = a_run(right=90, data_sha256="cd" * 32)
+    page = own_part(written([a_run(), a_floor(), other], tmp_path / "runs"))
+    assert "<h2>fraud_messages, 320 training and 120 test rows, data cdcdcdcd</h2>" in page
+    assert "<h2>fraud_messages, 320 training and 120 test rows, data abababab</h2>" in page

@@ -149,3 +149,13 @@ def test_the_frame_gives_the_same_words_and_plots_offers_them() -> None:
 def test_hostile_names_are_cleaned() -> None:
     for sentence in verdicts([a_run(model=HOSTILE, method=HOSTILE), a_floor(), a_run(task=HOSTILE)]):
         assert "\u202e" not in sentence and "\x1b" not in sentence
+
+
+def test_setups_of_one_task_are_told_apart_by_what_differs() -> None:
+    def leads(*runs: Run) -> list[str]:
+        return [sentence.partition(":")[0] for sentence in verdicts(list(runs))]
+
+    few, other = a_run(right=90, n_test=40), a_run(right=90, data_sha256="cd" * 32)
+    assert leads(a_run(), few) == [f"fraud_messages, 320 training rows, {n} test rows" for n in (120, 40)]
+    assert leads(a_run(), other) == [f"fraud_messages, 320 training rows, data {h * 4}" for h in ("ab", "cd")]
+    assert leads(a_run(), a_run(task="sms_spam")) == [f"{t}, 320 training rows" for t in ("fraud_messages", "sms_spam")]
