@@ -5,6 +5,7 @@ The vocabulary head is applied to the positions that are read and to no other.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -94,11 +95,14 @@ class LabelScorer:
         return cache
 
     def _expanded(self, prefix: DynamicCache | None, n_rows: int) -> DynamicCache:
-        cache = DynamicCache(config=self.config)
-        if prefix is not None:
-            for index, layer in enumerate(prefix.layers):
-                keys, values = layer.keys, layer.values
-                cache.update(keys.expand(n_rows, -1, -1, -1), values.expand(n_rows, -1, -1, -1), index)
+        """A cache that begins with the prefix for every row: views of it, copied only where a row's own tokens join."""
+        if prefix is None:
+            return DynamicCache(config=self.config)
+        cache = copy.copy(prefix)
+        cache.layers = [copy.copy(layer) for layer in prefix.layers]
+        for layer in cache.layers:
+            layer.keys = layer.keys.expand(n_rows, -1, -1, -1)
+            layer.values = layer.values.expand(n_rows, -1, -1, -1)
         return cache
 
     def _batch(
