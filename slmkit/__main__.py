@@ -1,7 +1,9 @@
 """The command line: `slmkit study`, `report`, `classify`, `models`, `tasks`, `doctor` and `demo`.
 
 Every command imports what it needs when it runs, so that `slmkit --help` is quick. Results go to stdout, progress to
-stderr. Exit codes: 0 done, 1 unexpected, 2 something the person can mend, 130 stopped by Ctrl-C.
+stderr. Exit codes: 0 done, 1 unexpected, 2 something the person can mend, 130 stopped by Ctrl-C. A study of which some
+came out is done; one of which nothing came out, or nothing but the floor although more was asked, ends with 2 after
+its table or document.
 """
 
 from __future__ import annotations
@@ -113,6 +115,9 @@ def study(
         print(_document(result))
     else:
         _show(result)
+    asked_more = any(entry["method"] != "floor" for entry in result.failed)
+    if not result.runs or (asked_more and all(run.method == "floor" for run in result.runs)):
+        raise typer.Exit(2)
 
 
 @app.command(short_help="A small study on fraud messages.")
@@ -226,11 +231,18 @@ def _study(task: str, out: Path, quiet: bool, **arguments: Any) -> Any:
 
 
 def _show(result: Any) -> None:
+    import shlex
+
     from slmkit import console
 
     console.show_runs(result.runs, result.out)
+    if result.runs:
+        best = max(result.runs, key=lambda run: run.accuracy)
+        saved = shlex.quote(str(result.out / "models" / best.run_id))
+        print(f"Use the most accurate: slmkit classify {saved} FILE -o OUT")
     for entry in result.failed:
-        label = [entry["method"], entry["model"], f"{entry['bits']} bits", f"seed {entry['seed']}"]
+        bits = f"{entry['bits']} bits" if entry["bits"] else None
+        label = [entry["method"], entry["model"], bits, f"seed {entry['seed']}"]
         _say(f"failed: {' · '.join(part for part in label if part)}: {entry['error']}")
 
 

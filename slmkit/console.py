@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from slmkit import text
+from slmkit import estimate, text
 
 if TYPE_CHECKING:
     from slmkit.runs import Run
@@ -19,7 +19,7 @@ WIDTH = 132
 
 
 def duration(seconds: float) -> str:
-    """Seconds as "8 s", "3 min 20 s" or "2 h 5 min"."""
+    """Measured seconds as "8 s", "3 min 20 s" or "2 h 5 min"; for expected ones see `estimate.duration`."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
@@ -47,7 +47,7 @@ def about(event: Mapping[str, Any]) -> str:
     if event.get("error"):
         parts.append(str(event["error"]))
     if event.get("seconds_left") is not None:
-        parts.append(f"about {duration(event['seconds_left'])} left")
+        parts.append(f"about {estimate.duration(event['seconds_left'])} left")
     label = f"{event['label']}: " if event.get("label") else ""
     return text.clean(label + ", ".join(parts), 400)
 
@@ -113,7 +113,9 @@ class RowProgress(Lines):
     def __call__(self, event: Mapping[str, Any]) -> None:
         """Show one event of `bulk.classify_file`."""
         whole = f" of {event['total_rows']:,}" if event.get("total_rows") else ""
-        left = f", about {duration(event['seconds_left'])} left" if event.get("seconds_left") is not None else ""
+        left = (
+            f", about {estimate.duration(event['seconds_left'])} left" if event.get("seconds_left") is not None else ""
+        )
         self.passing(f"{event['rows']:,}{whole} rows, {event['rows_per_s']:,.0f} rows/s{left}")
 
 

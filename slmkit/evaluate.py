@@ -125,7 +125,7 @@ def prepare(message: Mapping[str, Any], emit: jobs.Emit) -> dict[str, Any]:
         try:
             backends.load(name, bits=bits, backend=backend).release()
         except Exception as error:
-            errors.append(f"{name}, {bits} bits: {jobs.describe(error)}")
+            errors.append(f"{name}, {bits} bits: {jobs.describe(error, assets.cache_dir())}")
     return {"errors": errors}
 
 

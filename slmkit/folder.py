@@ -7,14 +7,15 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 import pandas as pd
 
+from slmkit import jobs
 from slmkit.data import Split
-from slmkit.errors import InputError
+from slmkit.errors import InputError, SlmkitError
 from slmkit.runs import Run, read_run
 
 log = logging.getLogger(__name__)
@@ -31,18 +32,37 @@ def finished(out: Path, run_id: str) -> Run | None:
     return None
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says about a file that cannot be written into one sentence that names it."""
+    try:
+        yield
+    except SlmkitError:
+        raise
+    except OSError as error:
+        full = "the disk is full; finished runs are kept"
+        raise SlmkitError(f"{path}: {full if jobs.disk_full(error) else error.strerror or error}") from error
+
+
 def write_split(split: Split, path: Path) -> None:
-    """Write the rows of both parts for the children: columns row, text, label, part."""
+    """Write the rows of both parts for the children: columns row, text, label, part.
+
+    `SlmkitError` says why it cannot be written; then nothing half written stays.
+    """
     if path.exists():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     parts = [
         frame[["text", "label"]].rename_axis("row").reset_index().assign(part=name)
         for name, frame in (("train", split.train), ("test", split.test))
     ]
     aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    pd.concat(parts, ignore_index=True).to_parquet(aside, index=False)
-    aside.replace(path)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            pd.concat(parts, ignore_index=True).to_parquet(aside, index=False)
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
 
 def sweep(out: Path) -> None:
@@ -69,8 +89,8 @@ def lock(folder: Path) -> Iterator[None]:
                 f"another study (process {owner}) is writing to {folder}; wait for it or choose another out"
             )
         handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
+        with suppress(OSError):  # a full disk: only the name of the owner is missing
+            os.write(handle.fileno(), str(os.getpid()).encode())
         yield
 
 

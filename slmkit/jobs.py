@@ -7,6 +7,7 @@ which is {"event": "done"} or {"event": "failed"}. A child whose stdin ends has 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import queue
@@ -111,6 +112,7 @@ def serve(function: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
         Gets the job and `emit`, which sends one event to the parent and may be called from any thread.
     """
     emit = _take_over_stdout()
+    job: dict[str, Any] = {}
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     try:
         job = json.loads(_read_line(0))
@@ -119,18 +121,32 @@ def serve(function: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
         code = 0
     except BaseException as error:
         traceback.print_exc()
-        emit({"event": "failed", "error": describe(error), "kind": type(error).__name__})
+        emit(
+            {"event": "failed", "error": describe(error, job.get("job", job).get("out")), "kind": type(error).__name__}
+        )
         code = 1
     sys.stderr.flush()
     os._exit(code)  # no teardown: libraries that crash while they unload cannot spoil a finished job
 
 
-def describe(error: BaseException) -> str:
-    """One line about an exception: our own errors speak for themselves, others are named."""
+def describe(error: BaseException, folder: str | Path | None = None) -> str:
+    """One line about an exception: our own errors speak for themselves, others are named.
+
+    `folder` is what was written to, for a full disk whose exception names no file.
+    """
     text = " ".join(str(error).split())[:2000]
     if isinstance(error, SlmkitError):
         return text
+    if disk_full(error):
+        named = getattr(error, "filename", None)
+        where = Path(os.fsdecode(named)).parent if isinstance(named, (str, bytes)) else folder
+        return f"the disk is full: {where}" if where else "the disk is full"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def disk_full(error: BaseException) -> bool:
+    """Whether an exception says that there is no space left; libraries in Rust and C++ say it in words only."""
+    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit import console, evaluate, folder, footprint, jobs
+from slmkit import console, evaluate, folder, footprint, jobs, text
 from slmkit import plan as planning
 from slmkit.errors import SlmkitError
 from slmkit.plan import Plan, Step
@@ -140,10 +140,11 @@ def study(
         seeds=seeds,
         backend=backend,
         params=params,
+        measure_s=measure_s,
         out=out,
     )
     with folder.lock(plan.out):
-        return _Study(plan, measure_s, progress or _Bar(), cancel).run()
+        return _Study(plan, progress or _Bar(), cancel).run()
 
 
 @dataclass
@@ -154,6 +155,7 @@ class _Item:
     run_id: str
     split_file: Path
     expected_s: float
+    expected_bytes: int
     run: Run | None = None
 
 
@@ -162,7 +164,6 @@ class _Study:
     """The state of one call."""
 
     plan: Plan
-    measure_s: float
     progress: Progress
     cancel: threading.Event | None
     failed: list[dict[str, Any]] = field(default_factory=list)
@@ -170,6 +171,8 @@ class _Study:
     done: int = 0
     spent_s: float = 0.0
     spent_of_s: float = 0.0
+    own_s: float = 0.0  # what the item at work is expected to take
+    began: float = 0.0
 
     def run(self) -> StudyResult:
         """Go through the plan."""
@@ -180,7 +183,8 @@ class _Study:
         try:
             items = self._items()
             todo = [item for item in items if item.run is None]
-            self._say("plan", lines=planning.lines(self.plan, [item.step for item in todo]), todo=len(todo))
+            costs = [(item.step, item.expected_s, item.expected_bytes) for item in todo]
+            self._say("plan", lines=planning.lines(self.plan, costs), todo=len(todo))
             self._prepare(todo)
             for item in items:
                 self._do(item, items)
@@ -199,9 +203,9 @@ class _Study:
         for step in self.plan.steps:
             step = replace(step, backend=step.backend or engine) if step.source else step
             split_file = self.plan.out / "splits" / f"{hashes[step.seed][:12]}.parquet"
-            run_id = step.run_id(self.plan.task, hashes[step.seed])
-            expected_s, _ = step.expected(self.plan.splits[step.seed])
-            item = _Item(step, run_id, split_file, expected_s, folder.finished(self.plan.out, run_id))
+            run_id = step.run_id(self.plan.task, hashes[step.seed], self.plan.measure_s)
+            expected = step.expected(self.plan.splits[step.seed])
+            item = _Item(step, run_id, split_file, *expected, folder.finished(self.plan.out, run_id))
             if item.run is None:
                 folder.write_split(self.plan.splits[step.seed], split_file)
             items.append(item)
@@ -209,7 +213,7 @@ class _Study:
 
     def _engine(self) -> str | None:
         """The backend's name. It is probed in a child, which imports torch so that this process need not."""
-        asked = {step.backend for step in self.plan.steps if step.source}
+        asked = {step.backend for step in self.plan.steps if step.source and not step.problem}
         if asked <= {"dummy"}:
             return None
         return str(self._child({"stage": "probe", "backend": next(iter(asked - {"dummy"}))}, "probe")["backend"])
@@ -220,8 +224,10 @@ class _Study:
         models = dict.fromkeys((step.model, step.bits, step.backend) for step in steps if not step.refusal)
         if not models:
             return
+        message = {"stage": "prepare", "models": [list(m) for m in models]}
+        whole_s = sum(item.expected_s for item in todo)
         try:
-            found = self._child({"stage": "prepare", "models": [list(m) for m in models]}, "prepare", "prepare models")
+            found = self._child(message, "prepare", "prepare models", left_s=whole_s)
             for error in found["errors"]:
                 log.warning("not prepared: %s", error)
         except jobs.JobFailed as error:
@@ -233,8 +239,8 @@ class _Study:
         if item.run is not None:
             self.done += 1
             return self._say("skipped", label=label, run=item.run)
-        self._say("start", label=label, seconds_left=self._left(item.expected_s, self._later(items)))
-        began = time.monotonic()
+        self.own_s, self.began = item.expected_s, time.monotonic()
+        self._say("start", label=label, seconds_left=self._left(None, self._later(items)))
         try:
             if item.step.refusal:
                 raise item.step.refusal
@@ -244,19 +250,19 @@ class _Study:
         except (SlmkitError, OSError) as error:
             self.done += 1
             step = item.step
-            why = jobs.describe(error)
+            why = jobs.describe(error, self.plan.out)
             self.failed.append(
                 {"model": step.model, "method": step.method, "bits": step.bits, "seed": step.seed, "error": why}
             )
             return self._say("failed", label=label, error=why)
         self.done += 1
-        self.spent_s += time.monotonic() - began
+        self.spent_s += time.monotonic() - self.began
         self.spent_of_s += item.expected_s
         self._say("finished", label=label, run=item.run)
 
     def _evaluate(self, item: _Item, items: list[_Item]) -> Run:
         """One child that scores; before it one that trains, where training would spoil the peak of scoring."""
-        values = planning.job_values(item.step, self.plan, item.run_id, item.split_file, self.measure_s)
+        values = planning.job_values(item.step, self.plan, item.run_id, item.split_file)
         values |= {"floor": self._other(item, items, "floor"), "twin": self._other(item, items, "twin")}
         left = self._later(items)
         if item.step.trains_weights and evaluate.fitted(evaluate.Job(**values)) is None:
@@ -292,16 +298,18 @@ class _Study:
         return found
 
     def _left(self, own_s: float | None, later_s: float) -> float:
-        """Seconds left: the step's own, and what later ones are expected to take at the pace so far."""
+        """Seconds left: the step's own (None: as expected), and what later ones should take at the pace so far."""
         pace = self.spent_s / self.spent_of_s if self.spent_of_s else 1.0
-        return (own_s or 0.0) + later_s * pace
+        if own_s is None:
+            own_s = max(0.0, self.own_s * pace - (time.monotonic() - self.began))
+        return own_s + later_s * pace
 
     def _say(self, event: str, **facts: Any) -> None:
         self.progress({"event": event, "done": self.done, "total": len(self.plan.steps), **facts})
 
 
 class _Bar:
-    """The progress bar of a notebook or terminal; texts go into its description only."""
+    """The progress bar of a notebook or terminal; the plan and every failure are written above it."""
 
     def __init__(self) -> None:
         self.bar: Any = None
@@ -311,11 +319,13 @@ class _Bar:
 
         if event["event"] == "plan":
             for line in event["lines"]:
-                log.info("%s", line)
+                tqdm.write(text.clean(line, 400))
             self.bar = tqdm(total=event["total"], unit="run")
         elif self.bar is not None:
             self.bar.update(event["done"] - self.bar.n)
             self.bar.set_description_str(console.about(event))
+            if event["event"] == "failed":
+                tqdm.write(console.about(event))
             if event["event"] == "end":
                 self.bar.close()
 
@@ -346,7 +356,8 @@ def _paired(items: list[_Item], out: Path) -> list[Run]:
         if found:
             origins = item.run.origins | dict.fromkeys(found, "measured")
             item.run = replace(item.run, origins=origins, **found)
-            write_run(item.run, out)
+            with folder.writing(out / f"{item.run.stem}.json"):
+                write_run(item.run, out)
     return [item.run for item in items if item.run is not None]
 
 

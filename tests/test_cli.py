@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from slmkit import __main__ as cli
 from slmkit.runs import read_runs
+from slmkit.study import StudyResult
 
 SLMKIT = [sys.executable, "-m", "slmkit"]
 HEAVY = ("torch", "mlx", "transformers", "pandas", "sklearn", "numpy", "plotly")
@@ -116,7 +117,31 @@ def test_failures_are_in_the_document(table, tmp_path, monkeypatch):
     document = json.loads(done.stdout)
     assert [r["method"] for r in document["runs"]] == ["floor"] and len(document["failed"]) == 2
     assert set(document["failed"][0]) == {"model", "method", "bits", "seed", "error"}
-    assert done.exit_code == 0 and "needs about" in document["failed"][0]["error"]
+    assert done.exit_code == 2 and "needs about" in document["failed"][0]["error"], "nothing but the floor came out"
+
+
+def test_part_of_a_study_is_a_success_and_a_failed_floor_has_no_bits(monkeypatch, finished, capsys):
+    (floor, prompt), out = read_runs(finished[1]), finished[1]
+    lost = {"model": None, "method": "floor", "bits": None, "seed": 0, "error": "what went wrong"}
+
+    def exit_code(runs: list[Any], failed: list[Any]) -> Any:
+        found = StudyResult(runs, failed, 1.0, 1, out)
+        monkeypatch.setattr(cli, "_study", lambda *a, **k: found)
+        return run("study", "fraud_messages")
+
+    best = max((floor, prompt), key=lambda r: r.accuracy)
+    part = exit_code([prompt], [lost])
+    assert part.exit_code == 0 and "failed: floor · seed 0: what went wrong" in part.stderr
+    assert exit_code([floor], []).exit_code == 0 and exit_code([], [lost]).exit_code == 2
+    whole = exit_code([floor, prompt], [])
+    assert f"slmkit classify {out}/models/{best.run_id} FILE -o OUT" in whole.stdout
+    assert (out / "models" / best.run_id).is_dir()
+
+
+def test_a_wrong_memory_limit_exits_with_2_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLMKIT_MEMORY_LIMIT", "lots")
+    done = run("study", "fraud_messages", "--methods", "floor", "--out", tmp_path / "runs")
+    assert done.exit_code == 2 and "'lots'" in done.stderr and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

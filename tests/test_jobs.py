@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -53,6 +54,15 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     log_path = tmp_path / "logs" / "job.log"
     return lambda job, **more: jobs.run_child(job, module="job_child", log_path=log_path, **more)
+
+
+def test_a_full_disk_is_named_with_its_folder(tmp_path: Path) -> None:
+    named = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "x.json"))
+    assert jobs.describe(named, "runs") == f"the disk is full: {tmp_path}"
+    assert jobs.describe(RuntimeError("I/O error: No space left on device (os error 28)"), "runs") == (
+        "the disk is full: runs"
+    )
+    assert jobs.describe(OSError(errno.EACCES, "Permission denied")) == "PermissionError: [Errno 13] Permission denied"
 
 
 def alive(pid: int) -> bool:

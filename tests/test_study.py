@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -20,8 +21,9 @@ import pytest
 from safetensors.numpy import save_file
 
 import slmkit.study
-from slmkit import folder, jobs
-from slmkit.errors import InputError
+from slmkit import assets, folder, jobs
+from slmkit import plan as planning
+from slmkit.errors import InputError, SlmkitError
 from slmkit.runs import read_run, read_runs, write_run
 
 QUICK = {"models": "dummy", "measure_s": 0.2, "progress": lambda event: None}
@@ -179,6 +181,67 @@ def test_a_model_without_room_fails_before_it_is_loaded(table, copied, children,
     assert "0.10 GB" in result.failed[0]["error"] and "needs about" in result.failed[0]["error"]
 
 
+def test_a_model_that_cannot_be_fetched_fails_alone(table, copied, children, monkeypatch, capsys):
+    arguments = {**QUICK, "models": "dummy,nobody/nothing", "methods": "embedding", "out": copied, "progress": None}
+    result = slmkit.study(table, **arguments)
+    assert len(result.runs) == 3 and not children, "the finished ones"
+    assert [(f["model"], f["bits"]) for f in result.failed] == [("nobody/nothing", 16), ("nobody/nothing", 4)]
+    assert "cannot fetch 'nobody/nothing'" in result.failed[0]["error"]
+    said = capsys.readouterr().out
+    assert "- embedding · nobody/nothing · 4 bits · seed 0: cannot be fetched, see below" in said
+    assert said.count("cannot fetch 'nobody/nothing'") == 2 and "Estimates" not in said
+    with pytest.raises(InputError, match="unknown model 'nothing'"):
+        slmkit.study(table, **{**arguments, "models": "nobody/nothing,nothing"})
+
+
+def test_only_the_dummy_itself_runs_on_the_dummy_backend(tiny_decoder):
+    sources = [replace(tiny_decoder, name=name) for name in ("dummy", "dummy-like")]
+    steps = list(planning._steps(["prompt"], sources, [16], [0], None, {"floor": {}, "prompt": {}}))
+    assert [(step.model, step.backend) for step in steps[1:]] == [("dummy", "dummy"), ("dummy-like", None)]
+
+
+def test_a_file_s_warnings_are_told_once(table, tmp_path, caplog):
+    odd = tmp_path / "odd.csv"
+    odd.write_text(table.read_text() + '"a text without a label",\n')
+    events: list[dict[str, Any]] = []
+    slmkit.study(odd, **{**QUICK, "progress": events.append, "methods": "floor", "out": tmp_path / "runs"})
+    said = [*events[0]["lines"], *caplog.messages]
+    assert len([line for line in said if "label" in line]) == 1, said
+
+
+def test_memory_is_checked_before_a_model_is_fetched(table, copied, children, monkeypatch):
+    monkeypatch.setenv("SLMKIT_MEMORY_LIMIT", "600MB")
+    monkeypatch.setattr(assets, "on_disk", lambda name: False)
+    monkeypatch.setattr(assets, "resolve", lambda name: pytest.fail(f"{name} would be fetched"))
+    events: list[dict[str, Any]] = []
+    arguments = {**QUICK, "models": "gemma-2b-it", "methods": "prompt", "backend": "dummy", "progress": events.append}
+    result = slmkit.study(table, **arguments, out=copied)
+    assert [run.method for run in result.runs] == ["floor"] and not children
+    assert "needs about" in result.failed[0]["error"]
+    starts = [event["seconds_left"] for event in events if event["event"] == "start"]
+    assert starts == [0.0, 0.0], "what is refused takes no time"
+
+
+def test_a_run_measured_otherwise_is_another_run(table, whole, copied, children):
+    slmkit.study(table, **{**QUICK, "measure_s": 0.3}, methods="floor", out=copied)
+    assert [job["job"]["measure_s"] for job in children] == [0.3]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(table, whole, tmp_path, copied, monkeypatch):
+    def full(self: Any, path: Path, **more: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pandas.DataFrame.to_parquet", full)
+    with pytest.raises(SlmkitError, match=r"splits/.*\.parquet: the disk is full; finished runs are kept"):
+        slmkit.study(table, **QUICK, methods="floor", out=tmp_path / "new")
+    assert list((tmp_path / "new" / "splits").iterdir()) == []
+    write_run(replace(whole[0].runs[2], p_vs_16bit=None, origins={}), copied)
+    monkeypatch.setattr("slmkit.study.write_run", lambda run, out: full(run, tmp_path / "x"))
+    with pytest.raises(SlmkitError, match=r"4bit.*\.json: the disk is full"):
+        slmkit.study(table, **QUICK, methods="embedding", out=copied)
+
+
 def test_cancel_keeps_what_is_finished(table, copied):
     cancel = threading.Event()
 
@@ -205,7 +268,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "column": ({"text_column": "txt"}, "Did you mean 'text'"),
     "rows": ({"test": 5000}, "5,000"),
     "shots": ({"shots": -1}, "shots must be a whole number of at least 0; got -1"),
-    "epochs": ({"epochs": 0}, "epochs must be above 0; got 0"),
+    "epochs": ({"epochs": 0}, "epochs must be above 0 and finite; got 0"),
+    "endless": ({"epochs": float("inf")}, "epochs must be above 0 and finite; got inf"),
+    "measuring": ({"measure_s": -1}, "measure_s must be above 0 and finite; got -1"),
+    "task": ({"task": 3}, "task must be a task's name or a file; got 3"),
+    "idle method": ({"params": {"lora": {"rnk": 3}}, "methods": "floor"}, "unknown argument of lora 'rnk'"),
     "backend": ({"backend": "bmb"}, "unknown backend 'bmb'. Did you mean 'bnb'"),
     "argument": (
         {"params": {"lora": {"rnk": 3}}, "methods": "lora"},
@@ -218,7 +285,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 def test_bad_input_is_told_before_anything_is_written(name, table, tmp_path, children):
     arguments, message = BAD[name]
     with pytest.raises(InputError) as error:
-        slmkit.study(table, **{**QUICK, "out": tmp_path / "runs", **arguments})
+        slmkit.study(**{"task": table, **QUICK, "out": tmp_path / "runs", **arguments})
     assert message in str(error.value)
     assert not children and not (tmp_path / "runs").exists()
 

@@ -114,6 +114,18 @@ def test_a_file_is_a_task(tmp_path: Path) -> None:
     assert pickle.loads(pickle.dumps(task)).load()["text"].tolist() == [text for text, _ in rows]
 
 
+def test_a_file_is_read_once_and_warns_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\none,a\ntwo,b\nsix,a\nten,b\nthree,\n")
+    task = tasks.get(path)
+    path.unlink()
+    frame = task.load()
+    assert (
+        frame["text"].tolist() == ["one", "two", "six", "ten"]
+        and len(frame.attrs["warnings"]) == len(caplog.records) == 1
+    )
+
+
 def test_labels_that_would_become_the_same_word_stay_as_they_are(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     pd.DataFrame({"text": list("pqrs"), "label": ["a_b", "A b"] * 2}).to_csv(path, index=False)

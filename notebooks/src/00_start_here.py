@@ -94,7 +94,8 @@ print(f"{len(result.runs)} runs in {result.seconds:.0f} s, at most {result.peak_
 
 # %%
 for failure in result.failed:
-    print(f"{failure['model']} {failure['method']} {failure['bits']} bits: {failure['error']}")
+    bits = f"{failure['bits']} bits" if failure["bits"] else None
+    print(" ".join(part for part in (failure["method"], failure["model"], bits) if part) + f": {failure['error']}")
 print(f"{len(result.failed)} of {len(result.failed) + len(result.runs)} combinations failed")
 
 # %% [markdown]

@@ -9,7 +9,6 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,8 +113,7 @@ def _known() -> dict[str, Task]:
 def _from_file(path: Path, text_column: str | None, label_column: str | None) -> Task:
     from slmkit import data
 
-    load = partial(data.read, path, text_column, label_column)
-    frame = load()
+    frame = data.read(path, text_column, label_column)
     labels = tuple(sorted(frame["label"].unique()))
     words = {label: natural_word(label) for label in labels}
     if len(set(words.values())) < len(labels):
@@ -132,7 +130,7 @@ def _from_file(path: Path, text_column: str | None, label_column: str | None) ->
         licence="unknown (your file)",
         source=f"your file {path.name}",
         card=f"# {path.stem}\n{len(frame):,} rows from your file {path.name}.{notes}\n",
-        load=load,
+        load=frame.copy,  # read once: a second reading would repeat every warning
     )
 
 
