@@ -46,7 +46,7 @@ def about(event: Mapping[str, Any]) -> str:
         )
     if event.get("error"):
         parts.append(str(event["error"]))
-    if event.get("seconds_left") is not None:
+    if event.get("seconds_left"):
         parts.append(f"about {estimate.duration(event['seconds_left'])} left")
     label = f"{event['label']}: " if event.get("label") else ""
     return text.clean(label + ", ".join(parts), 400)

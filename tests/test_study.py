@@ -21,7 +21,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import slmkit.study
-from slmkit import assets, folder, jobs
+from slmkit import assets, console, folder, jobs
 from slmkit import plan as planning
 from slmkit.errors import InputError, SlmkitError
 from slmkit.runs import read_run, read_runs, write_run
@@ -198,6 +198,16 @@ def test_only_the_dummy_itself_runs_on_the_dummy_backend(tiny_decoder):
     sources = [replace(tiny_decoder, name=name) for name in ("dummy", "dummy-like")]
     steps = list(planning._steps(["prompt"], sources, [16], [0], None, {"floor": {}, "prompt": {}}))
     assert [(step.model, step.backend) for step in steps[1:]] == [("dummy", "dummy"), ("dummy-like", None)]
+
+
+def test_plan_and_progress_word_the_same_estimate_alike(table, copied):
+    events: list[dict[str, Any]] = []
+    arguments = {**QUICK, "progress": events.append, "methods": "prompt", "bits": 16, "out": copied}
+    slmkit.study(table, **arguments)
+    start = next(event for event in events if event["event"] == "start")
+    cost = "about 5 s"
+    assert events[0]["lines"][-1].startswith("Estimates: 5 s in all") and f": {cost}, 0.3 GB" in events[0]["lines"][2]
+    assert console.about(start).endswith(f"{cost} left")
 
 
 def test_a_file_s_warnings_are_told_once(table, tmp_path, caplog):
