@@ -128,6 +128,7 @@ def demo(
     """Run a small study on the shipped fraud messages, write a report, and end with one JSON line."""
     from slmkit import report as reports
 
+    reports.check_target(report)  # before the study, so that a wrong name costs nothing
     result = _study(out=out, quiet=False, **DEMO)
     _show(result)
     page = reports.write(out, report)

@@ -63,13 +63,14 @@ def write(runs_folder: Path, out: Path) -> Path:
         else than a report.
     """
     folder, out = Path(runs_folder), Path(out)
-    _check_target(out)
+    check_target(out)
     runs = _read(folder)
     _replace(out, page(runs, folder))
     return out
 
 
-def _check_target(out: Path) -> None:
+def check_target(out: Path) -> None:
+    """Raise `InputError` when a report must not or cannot be written to `out`, before any work is spent on it."""
     wrong = ""
     if out.is_dir():
         wrong = "it is a folder"
