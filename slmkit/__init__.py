@@ -13,6 +13,10 @@ _WHERE = {
     "load": "backends",
     "study": "study",
     "read": "data",
+    "split": "splits",
+    "check_leaks": "leaks.check",
+    "datasheet": "datasheets",
+    "accept_license": "tasks",
     "FloorClassifier": "classify",
     "EmbeddingClassifier": "classify",
     "PromptClassifier": "classify",
@@ -21,13 +25,14 @@ _WHERE = {
     "Run": "runs",
     "read_runs": "runs",
 }
-_MODULES = ("backends", "catalog", "classify", "doctor", "metrics", "plots", "report", "runs", "tasks")
+_MODULES = ("backends", "catalog", "classify", "data", "doctor", "metrics", "plots", "report", "runs", "tasks")
 __all__ = [*_WHERE, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        return getattr(importlib.import_module(f"slmkit.{_WHERE[name]}"), name)
+        module, _, attribute = _WHERE[name].partition(".")
+        return getattr(importlib.import_module(f"slmkit.{module}"), attribute or name)
     if name in _MODULES:
         return importlib.import_module(f"slmkit.{name}")
     raise AttributeError(f"module 'slmkit' has no attribute {name!r}")

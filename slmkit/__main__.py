@@ -1,4 +1,4 @@
-"""The command line: `slmkit study`, `report`, `classify`, `models`, `tasks`, `doctor` and `demo`.
+"""The command line: `slmkit study`, `report`, `classify`, `data`, `models`, `tasks`, `doctor` and `demo`.
 
 Every command imports what it needs when it runs, so that `slmkit --help` is quick. Results go to stdout, progress to
 stderr. Exit codes: 0 done, 1 unexpected, 2 something the person can mend, 130 stopped by Ctrl-C. A study of which some
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from slmkit import __version__
+from slmkit import __version__, data_commands
 from slmkit.errors import SlmkitError
 
 STOPPED = 130
@@ -61,6 +61,9 @@ app = typer.Typer(
 )
 
 
+app.add_typer(data_commands.app, name="data", short_help="Data sets, their cards, and checks of your own rows.")
+
+
 def _version(asked: bool) -> None:
     if asked:
         print(f"slmkit {__version__}")
@@ -82,9 +85,11 @@ def _options(
 @app.command(short_help="Accuracy against footprint over a grid.")
 def study(
     task: Annotated[
-        str, typer.Argument(metavar="TASK_OR_FILE", help="A task's name, or a CSV, TSV, JSONL or Parquet file.")
+        str, typer.Argument(metavar="TASK_OR_FILE", help="A task's name, or a table: CSV, TSV, JSONL, Parquet, Excel.")
     ],
-    text_column: Annotated[str | None, typer.Option(help="Column of the file that holds the texts.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column that holds the texts; several with commas are joined.")
+    ] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the file that holds the labels.")] = None,
     models: Annotated[str, typer.Option(help="Catalog names, hub ids or paths.")] = "minilm,smollm2-135m-instruct",
     methods: Annotated[str, typer.Option(help="The floor always runs.")] = "floor,embedding,prompt,lora",
@@ -93,6 +98,20 @@ def study(
     train: Annotated[int | None, typer.Option(metavar="N", help="Train rows; all that are left by default.")] = None,
     test: Annotated[int | None, typer.Option(metavar="N", help="Test rows; a fifth by default.")] = None,
     epochs: Annotated[float, typer.Option(metavar="E", help="Passes of LoRA over the train rows.")] = 3,
+    split: Annotated[
+        str | None, typer.Option(metavar="SPLIT", help="A split file (.json), or the column that says train or test.")
+    ] = None,
+    test_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A second table: its rows are tested, those of the first learned."),
+    ] = None,
+    allow_leaks: Annotated[
+        bool, typer.Option("--allow-leaks", help="Go on although a given split leaks; every record is marked.")
+    ] = False,
+    relabel: Annotated[bool, typer.Option("--relabel", help="Merge labels that look like slips of the pen.")] = False,
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="Accept the terms of the data, once on this machine.")
+    ] = False,
     seeds: Annotated[str, typer.Option(help="Each splits and trains anew.")] = "0",
     backend: Annotated[str | None, typer.Option(help="bnb, mlx or dummy; the best that runs here by default.")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs, models and logs are written.")] = Path("runs"),
@@ -106,6 +125,11 @@ def study(
     arguments: dict[str, Any] = {
         "text_column": text_column,
         "label_column": label_column,
+        "split": split,
+        "test_file": test_file,
+        "allow_leaks": allow_leaks,
+        "relabel": "proposed" if relabel else None,
+        "accept_license": accept_license,
         "models": models,
         "methods": methods,
     }

@@ -20,7 +20,7 @@ from typing import Any
 
 import platformdirs
 
-from slmkit import catalog
+from slmkit import catalog, files
 from slmkit.errors import AssetError, InputError, MissingExtra, unknown
 
 log = logging.getLogger(__name__)
@@ -73,26 +73,6 @@ def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def file(relative: str, sha256: str) -> Path:
-    """A data file from the mirror, its hash checked.
-
-    Raises `AssetError` when there is no mirror, no such file, or another file under that name.
-    """
-    root = mirror()
-    if root is None:
-        raise AssetError(
-            f"{relative} is not shipped with slmkit. Set SLMKIT_ASSETS to a folder that holds it, for example "
-            f"SLMKIT_ASSETS=../shared/data"
-        )
-    path = root / relative
-    if not path.is_file():
-        raise AssetError(f"no {relative} under SLMKIT_ASSETS ({root})")
-    found = sha256_of(path)
-    if found != sha256:
-        raise AssetError(f"{path} is another file than slmkit knows: SHA-256 must be {sha256}; got {found}")
-    return path
 
 
 @contextmanager
@@ -316,9 +296,7 @@ def _pin(hub_id: str, commit: str) -> None:
     known = _json(path) if path.is_file() else {}
     if known.get(hub_id) != commit:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_suffix(f".{os.getpid()}.part")
-        aside.write_text(json.dumps(known | {hub_id: commit}, indent=1), encoding="utf-8")
-        aside.replace(path)
+        files.replace(path, json.dumps(known | {hub_id: commit}, indent=1))
 
 
 def has_chat_template(folder: Path) -> bool:

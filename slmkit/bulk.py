@@ -23,8 +23,8 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from slmkit import data, parquet, partfile, tables
-from slmkit.errors import InputError, SlmkitError
+from slmkit import columns, data, parquet, partfile, tables
+from slmkit.errors import InputError, SlmkitError, listed
 from slmkit.partfile import State
 from slmkit.tables import Record, Table
 
@@ -78,8 +78,9 @@ def classify_file(
     Returns
     -------
     dict
-        rows (all of the output), empty (rows without a text: no prediction), seconds and rows_per_s of this call,
-        resumed_from (rows that were there before), output.
+        rows (all of the output), empty (rows without a text: no prediction), formula_cells (cells of the input that a
+        spreadsheet would run, which stay as they are), seconds and rows_per_s of this call, resumed_from (rows that
+        were there before), output.
 
     Raises
     ------
@@ -95,7 +96,8 @@ def classify_file(
     _check_target(source, target)
     table = tables.scan(source)
     column = _text_column(table, text_column)
-    fresh = State(0, 0, 0, source.stat().st_size, _first_mb(source), _folder_sha256(Path(model_folder)), column)
+    model_sha256 = _folder_sha256(Path(model_folder))
+    fresh = State(0, 0, 0, source.stat().st_size, _first_mb(source), model_sha256, column)
     if resume:  # refuse before a model is loaded
         partfile.resumable(target, fresh)
     from slmkit import classify
@@ -114,12 +116,18 @@ def classify_file(
     finally:
         if hasattr(estimator, "release"):
             estimator.release()
+    if done.formula_cells:
+        log.warning(
+            "%s: %s cells begin like formulas, as they did in the input; do not open it in a spreadsheet unchecked",
+            target, f"{done.formula_cells:,}",
+        )  # fmt: skip
     for leftover in (partfile.part_path(target), partfile.state_path(target)):
         leftover.unlink(missing_ok=True)
     seconds = time.monotonic() - started
     return {
         "rows": done.rows,
         "empty": done.empty,
+        "formula_cells": done.formula_cells,
         "seconds": seconds,
         "rows_per_s": (done.rows - state.rows) / seconds,
         "resumed_from": state.rows,
@@ -144,13 +152,13 @@ def _check_target(source: Path, target: Path) -> None:
 
 def _text_column(table: Table, given: str | None) -> str:
     try:
-        column = data.near_column(given, table.columns) if given else data.guess_text_column(table.columns)
+        column = data.near_column(given, table.columns) if given else columns.guess_text_column(table.columns)
     except InputError as error:
         raise InputError(f"{table.path}: {error}") from error
     if column is None:
         raise InputError(
             f"{table.path}: which column holds the texts? Name it with text_column (--text-column). "
-            f"Columns: {', '.join(map(repr, table.columns))}"
+            f"Columns: {listed(table.columns)}"
         )
     if table.kind == "Parquet":
         parquet.check_text_type(table.path, column)
@@ -203,6 +211,9 @@ def _append_all(
         block = _encode(table, names, rows, proba, with_header=state.rows == 0)
         n_empty = int(np.isnan(proba[:, 0]).sum())
         counts = {"rows": state.rows + len(texts), "empty": state.empty + n_empty, "bytes": state.bytes + len(block)}
+        if table.kind in ("CSV", "TSV"):
+            n_formulas = sum(tables.is_formula(cell) for row in rows for cell in row.values.values())
+            counts["formula_cells"] = state.formula_cells + n_formulas
         with partfile.on_disk(Path(part.name), state.rows):
             write_whole(part, block)
             os.fsync(part.fileno())
@@ -283,10 +294,10 @@ def _csv_row(table: Table, row: Record, cells: dict[str, Any]) -> bytes:
 
 
 def _csv_cells(table: Table, cells: list[Any]) -> bytes:
-    """Cells with a delimiter before each."""
+    """Cells with a delimiter before each; a label that a spreadsheet would run as a formula gets an apostrophe."""
     line = io.StringIO()
     writer = csv.writer(line, delimiter=table.delimiter, quoting=table.quoting, lineterminator="")
-    writer.writerow(["", *cells])
+    writer.writerow(["", *(tables.guarded(cell) if isinstance(cell, str) else cell for cell in cells)])
     return line.getvalue().encode(table.encoding)
 
 

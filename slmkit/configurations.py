@@ -21,6 +21,7 @@ from slmkit.catalog import MODELS
 from slmkit.errors import InputError, unknown
 from slmkit.runs import Run
 
+_WHOLE = {"bits", "seed", "n_train", "n_test", "leaked_test_rows"}
 METHOD_WORDS = {"floor": "TF-IDF floor", "embedding": "embedding", "prompt": "prompt", "lora": "LoRA"}
 _METHOD_PHRASES = {"embedding": "an embedding head", "prompt": "a prompt", "lora": "LoRA"}
 SAME_SETUP = 0.05  # grouped splits of another seed differ by a few rows; more than 5 % is another experiment
@@ -116,7 +117,7 @@ def as_runs(runs: Iterable[Run] | pd.DataFrame) -> list[Run]:
 def _value(name: str, value: Any) -> Any:
     if isinstance(value, float) and math.isnan(value):
         return None
-    return int(value) if name in {"bits", "seed", "n_train", "n_test"} and value is not None else value
+    return int(value) if name in _WHOLE and value is not None else value
 
 
 def is_recorded(run: Run) -> bool:
@@ -143,7 +144,7 @@ def model_name(model: str | None) -> str:
 
 
 def setups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Runs that may be compared with each other: same task, same rows, about the same number of them."""
+    """Runs that may be compared with each other: same task, rows and kind of split, about the same number of rows."""
     groups: list[list[Run]] = []
     for run in runs:
         home = next((group for group in groups if _comparable(group[0], run)), None)
@@ -165,7 +166,7 @@ def told_apart(titles: Sequence[str], groups: Sequence[Sequence[Run]]) -> list[s
 
 
 def _comparable(a: Run, b: Run) -> bool:
-    same = (a.task, a.data_sha256) == (b.task, b.data_sha256)
+    same = (a.task, a.data_sha256, a.split == "given") == (b.task, b.data_sha256, b.split == "given")
     sizes = ((a.n_train, b.n_train), (a.n_test, b.n_test))
     return same and all(abs(m - n) <= SAME_SETUP * max(m, n) for m, n in sizes)
 

@@ -119,6 +119,17 @@ class RowProgress(Lines):
         self.passing(f"{event['rows']:,}{whole} rows, {event['rows_per_s']:,.0f} rows/s{left}")
 
 
+class BytesProgress(Lines):
+    """Shows how far a download is, and how fast."""
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        """Show one event of `fetch.download`."""
+        whole = f" of {event['total'] / 1e6:,.1f}" if event.get("total") else ""
+        left = f", about {estimate.duration(event['seconds_left'])} left" if event.get("seconds_left") else ""
+        rate = event["bytes_per_s"] / 1e6
+        self.passing(f"{event['file']}: {event['bytes'] / 1e6:,.1f}{whole} MB, {rate:,.1f} MB/s{left}")
+
+
 def show_runs(runs: Sequence[Run], folder: Path | None = None) -> None:
     """Print runs as a table on stdout, with n, the machine, and what they say in words."""
     from rich import box

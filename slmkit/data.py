@@ -1,6 +1,6 @@
 """Labelled texts from a file or a frame, cleaned and checked, with every guess and every dropped row said aloud.
 
-`read` gives the frame that all else works on; `split`, `deduplicate` and `normalise` come from `slmkit.splits`.
+`read` gives the frame that all else works on; `split`, `deduplicate` and `normalise` come from their own modules.
 """
 
 from __future__ import annotations
@@ -8,52 +8,61 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from slmkit import parquet, tables
-from slmkit.errors import InputError
-from slmkit.splits import Split, deduplicate, normalise, split
+from slmkit import columns, excel, labels, parquet, tables
+from slmkit.alike import normalise
+from slmkit.errors import InputError, listed
+from slmkit.splits import Split, deduplicate, given, split
 from slmkit.tables import near_column
 
-__all__ = [
-    "Split", "deduplicate", "finish", "frame_sha256", "guess_text_column", "near_column", "normalise", "read", "split",
-]  # fmt: skip
+__all__ = ["Split", "deduplicate", "finish", "frame_sha256", "given", "near_column", "normalise", "read", "split"]
 
 log = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 20_000
-TEXT_NAMES = (
-    *("text", "message", "sms", "sentence", "tweet", "content", "body", "review", "comment", "document"),
-    *("description", "transcript", "v2"),
-)
-LABEL_NAMES = (
-    *("label", "class", "category", "target", "sentiment", "is_fraud", "fraud", "is_spam", "spam", "scam", "tag"),
-    *("intent", "y", "v1"),
-)
-MAX_GUESSED_CLASSES = 50
+PARTS = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
 
 
 def read(
-    path_or_frame: str | Path | pd.DataFrame, text_column: str | None = None, label_column: str | None = None
+    path_or_frame: Any,
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    *,
+    split_column: str | None = None,
+    relabel: str | Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """Read labelled texts.
 
     Parameters
     ----------
-    path_or_frame : str, Path or DataFrame
-        A CSV, TSV, JSONL or Parquet file (delimiter and encoding are found), or a frame.
-    text_column, label_column : str or None
-        None takes the column by its name or by its content, and says so among the warnings.
+    path_or_frame : str, Path, DataFrame or datasets.Dataset
+        A CSV, TSV, JSONL, Parquet, Excel or OpenDocument file (delimiter and encoding are found), a frame, or a data
+        set of the library `datasets`; a `DatasetDict` is read whole, its parts in the column part.
+    text_column : str, sequence of str or None
+        Several (a sequence, or names with commas between) are joined with line breaks, in that order. None takes the
+        column by its name or by its content, and says so among the warnings.
+    label_column : str or None
+        None takes it the same way.
+    split_column : str or None
+        A column that says train, validation or test, for a split given with the data.
+    relabel : "proposed", mapping of old label to new, or None
+        None changes no label; what looks like a slip of the pen is proposed among the warnings. "proposed" does that.
 
     Returns
     -------
     DataFrame
-        Columns text and label (str), and group where the input has a column of that name; index from 0.
-        `attrs["warnings"]` lists guesses and dropped rows, `attrs["sha256"]` is the hash of the rows.
+        Columns text and label (str), group where the input has a column of that name, part where a split is given;
+        index from 0. `attrs["warnings"]` lists guesses, proposals and dropped rows, `attrs["sha256"]` is the hash of
+        the rows.
 
     Raises
     ------
@@ -61,18 +70,17 @@ def read(
         An unusable file, an unknown column (with the near names), one class only, a class with one row. All problems
         of one kind are listed at once. Rows without a label or without a text are dropped with a warning.
     """
-    if isinstance(path_or_frame, pd.DataFrame):
-        where, table = "the frame", path_or_frame
-        warnings: list[str] = []
-        if table.empty:
-            raise InputError("the frame has no rows")
-        table = table.set_axis([str(c) for c in table.columns], axis=1)
-    else:
-        where = str(path_or_frame)
-        table, warnings = _load(Path(path_or_frame), guessing=text_column is None or label_column is None)
-    text_column, label_column, guesses = _columns(where, table, text_column, label_column)
-    groups = table["group"].tolist() if "group" in table and "group" not in (text_column, label_column) else None
-    frame = finish(table[text_column].tolist(), table[label_column].tolist(), groups, warnings=[*warnings, *guesses])
+    where, table, warnings = _table(path_or_frame, guessing=text_column is None or label_column is None)
+    texts, label_column, guesses = columns.choose(where, table, text_column, label_column, split_column)
+    used = {*texts, label_column, split_column}
+    frame = finish(
+        _joined(table, texts),
+        table[label_column].tolist(),
+        table["group"].tolist() if "group" in table and "group" not in used else None,
+        _parts(where, table, split_column or ("part" if _is_dict(path_or_frame) else None)),
+        warnings=[*warnings, *guesses],
+        relabel=relabel,
+    )
     _check_classes(where, frame, label_column)
     for warning in frame.attrs["warnings"]:
         log.warning("%s: %s", where, warning)
@@ -81,26 +89,37 @@ def read(
 
 def finish(
     texts: Sequence[object],
-    labels: Sequence[object],
+    labels_: Sequence[object],
     groups: Sequence[object] | None = None,
+    parts: Sequence[str] | None = None,
     *,
     warnings: Sequence[str] = (),
+    relabel: str | Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    """Build the frame that `read` returns from raw columns: labels stripped, unusable rows dropped, long texts cut.
+    """Build the frame that `read` returns from raw columns: unusable rows dropped, long texts cut, all of it said.
 
     Parameters
     ----------
-    texts, labels : sequence, length n
+    texts, labels_ : sequence, length n
         Any values; missing ones (None, NaN, empty, only spaces) drop their row with a warning that counts them.
     groups : sequence or None
         What rows belong together by; an empty value means a row of its own.
+    parts : sequence of str or None
+        "train", "validation", "test" or "", where a split is given.
     warnings : sequence of str
         What was noticed before.
+    relabel
+        As `read` takes it.
     """
-    columns = {"text": [tables.as_text(t) for t in texts], "label": [tables.as_text(v).strip() for v in labels]}
+    raw = [tables.as_text(v) for v in labels_]
+    found = {"text": [tables.as_text(t) for t in texts], "label": [v.strip() for v in raw]}
     if groups is not None:
-        columns["group"] = [tables.as_text(g).strip() for g in groups]
-    frame, notes = pd.DataFrame(columns, dtype=object), list(warnings)
+        found["group"] = [tables.as_text(g).strip() for g in groups]
+    if parts is not None:
+        found["part"] = list(parts)
+    frame, notes = pd.DataFrame(found, dtype=object), list(warnings)
+    if spaced := sum(v != v.strip() and bool(v.strip()) for v in raw):
+        notes.append(f"{spaced:,} labels had spaces around them, which were taken off")
     no_label, no_text = frame["label"] == "", frame["text"].map(lambda t: not t.strip())
     if no_label.any():
         notes.append(f"{no_label.sum():,} of {len(frame):,} rows dropped: no label")
@@ -111,7 +130,21 @@ def finish(
     if long.any():
         notes.append(f"{long.sum():,} texts above {MAX_CHARACTERS:,} characters cut to that length")
         frame["text"] = frame["text"].str.slice(0, MAX_CHARACTERS)
+    notes += _relabel(frame, relabel)
     frame.attrs = {"warnings": notes, "sha256": frame_sha256(frame)}
+    return frame
+
+
+def joined(train: pd.DataFrame, test: pd.DataFrame) -> pd.DataFrame:
+    """Two frames of `read` as one, with the column part: "train" for the first, "test" for the second."""
+    bare = [frame.drop(columns="part", errors="ignore") for frame in (train, test)]
+    frame = pd.concat([bare[0].assign(part="train"), bare[1].assign(part="test")], ignore_index=True)
+    if "group" in frame:
+        frame["group"] = frame["group"].fillna("")
+    frame.attrs = {
+        "warnings": [*train.attrs.get("warnings", ()), *test.attrs.get("warnings", ())],
+        "sha256": frame_sha256(frame),
+    }
     return frame
 
 
@@ -124,9 +157,44 @@ def frame_sha256(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def guess_text_column(columns: Sequence[str]) -> str | None:
-    """The column that a name like "text" or "message" marks as the text, or the only one; None when none does."""
-    return _by_name(columns, TEXT_NAMES) or (columns[0] if len(columns) == 1 else None)
+def _table(source: Any, *, guessing: bool) -> tuple[str, pd.DataFrame, list[str]]:
+    """What to call the source, its columns as they stand, and what was noticed."""
+    if isinstance(source, pd.DataFrame):
+        if source.empty:
+            raise InputError("the frame has no rows")
+        return "the frame", source.set_axis([str(c) for c in source.columns], axis=1), []
+    if _is_dict(source):
+        parts = [_plain(part).assign(part=str(name)) for name, part in source.items()]
+        return "the DatasetDict", pd.concat(parts, ignore_index=True), []
+    if hasattr(source, "features") and hasattr(source, "to_pandas"):
+        return "the Dataset", _plain(source), []
+    if not isinstance(source, (str, Path)):
+        raise InputError(f"a file, a frame or a Dataset can be read; got {type(source).__name__}")
+    path = Path(source)
+    ending = path.suffix.lower()
+    if ending in excel.KINDS and path.is_file():
+        return str(path), *excel.read(path)
+    if ending not in (*tables.KINDS, *excel.KINDS) and path.is_file():
+        allowed = ", ".join((*tables.KINDS, *excel.KINDS))
+        raise InputError(f"{path}: ending {ending or 'none'!r} is not supported. Allowed: {allowed}")
+    return str(path), *_load(path, guessing=guessing)
+
+
+def _is_dict(source: Any) -> bool:
+    """Whether this is a `DatasetDict`, told by its values, so that the library need not be installed."""
+    return isinstance(source, dict) and bool(source) and all(hasattr(v, "to_pandas") for v in source.values())
+
+
+def _plain(dataset: Any) -> pd.DataFrame:
+    """A `datasets.Dataset` as a frame, class numbers as their names."""
+    frame = dataset.to_pandas()
+    if frame.empty:
+        raise InputError("the Dataset has no rows")
+    for name, feature in dataset.features.items():
+        if hasattr(feature, "names") and hasattr(feature, "int2str"):
+            known = range(len(feature.names))
+            frame[name] = [feature.names[int(v)] if v in known else None for v in frame[name]]
+    return frame.set_axis([str(c) for c in frame.columns], axis=1)
 
 
 def _load(path: Path, *, guessing: bool) -> tuple[pd.DataFrame, list[str]]:
@@ -140,77 +208,51 @@ def _load(path: Path, *, guessing: bool) -> tuple[pd.DataFrame, list[str]]:
         for name, column in cells.items():
             column.append(record.values.get(name))
     if guessing and table.kind != "JSONL":
-        _refuse_missing_header(table, cells)
+        columns.refuse_missing_header(table, cells)
     return pd.DataFrame(cells, dtype=object), list(table.warnings)
 
 
-def _refuse_missing_header(table: tables.Table, cells: dict[str, list[Any]]) -> None:
-    for name, column in cells.items():
-        others = [other for other in table.columns if other != name]
-        if name and name in column and not (_by_name(others, TEXT_NAMES) or _by_name(others, LABEL_NAMES)):
-            raise InputError(
-                f"{table.path}: the first line looks like a row, not like column names ({name!r} "
-                "stands in its column again). Put a line with column names first, for example: label,text"
-            )
+def _joined(table: pd.DataFrame, names: Sequence[str]) -> list[object]:
+    """The texts; of several columns those that are not empty, a line each."""
+    if len(names) == 1:
+        return list(table[names[0]])
+    cells = zip(*(table[name].map(tables.as_text) for name in names), strict=True)
+    return ["\n".join(cell for cell in row if cell.strip()) for row in cells]
 
 
-def _columns(where: str, table: pd.DataFrame, text: str | None, label: str | None) -> tuple[str, str, list[str]]:
-    """Text column, label column, and how they were found where nobody named them."""
-    problems, notes, columns = [], [], list(table.columns)
-    for given in (text, label):
-        try:
-            if given is not None:
-                near_column(given, columns)
-        except InputError as error:
-            problems.append(str(error))
-    if len(columns) < 2:
-        problems.append(f"two columns are needed, texts and labels; there is only {', '.join(map(repr, columns))}")
-    elif text is not None and text == label:
-        problems.append(f"text and label cannot both be column {text!r}")
-    if problems:
-        tables.fail(where, problems)
-    if label is None:
-        label, why = _guess_label(where, table, [c for c in columns if c != text])
-        notes += [f"label column {label!r} taken {why}"] if label != "label" else []
-    if text is None:
-        text, why = _guess_text(where, table, [c for c in columns if c != label])
-        notes += [f"text column {text!r} taken {why}"] if text != "text" else []
-    return text, label, notes
-
-
-def _by_name(columns: Sequence[str], names: Sequence[str]) -> str | None:
-    folded = {c.strip().casefold(): c for c in reversed(columns)}
-    return next((folded[name] for name in names if name in folded), None)
-
-
-def _guess_label(where: str, table: pd.DataFrame, columns: list[str]) -> tuple[str, str]:
-    if name := _by_name(columns, LABEL_NAMES):
-        return name, "by its name"
-    text_name = _by_name(columns, TEXT_NAMES)
-    distinct = {c: table[c].map(tables.as_text).nunique() for c in columns if c not in (text_name, "group")}
-    few = {c: n for c, n in distinct.items() if 2 <= n <= min(MAX_GUESSED_CLASSES, len(table) // 2)}
-    if len(few) != 1:
+def _parts(where: str, table: pd.DataFrame, column: str | None) -> list[str] | None:
+    if column is None:
+        return None
+    values = table[column].map(tables.as_text).str.strip().str.casefold()
+    wrong = sorted(set(values) - set(PARTS) - {""})
+    if wrong:
         raise InputError(
-            f"{where}: which column holds the labels? {len(few) or 'none'} of the columns could. "
-            f"Name it with label_column (--label-column). Columns: {', '.join(map(repr, columns))}"
+            f"{where}: column {column!r} must say train, validation or test (or nothing, for rows of no part); "
+            f"it says {listed(wrong)}"
         )
-    name, n = few.popitem()
-    return name, f"because it alone has few values ({n})"
+    missing = {"train", "test"} - set(values.map(PARTS.get))
+    if missing:
+        raise InputError(f"{where}: column {column!r} names no {' and no '.join(sorted(missing))} row")
+    return [PARTS.get(value, "") for value in values]
 
 
-def _guess_text(where: str, table: pd.DataFrame, columns: list[str]) -> tuple[str, str]:
-    if name := _by_name(columns, TEXT_NAMES):
-        return name, "by its name"
-    if len(columns) == 1:
-        return columns[0], "because no other is left"
-    lengths = sorted(((float(table[c].map(lambda v: len(tables.as_text(v))).mean()), c) for c in columns), reverse=True)
-    (longest, name), (second, _) = lengths[:2]
-    if longest < 2 * second:
-        raise InputError(
-            f"{where}: which column holds the texts? Name it with text_column (--text-column). "
-            f"Columns: {', '.join(map(repr, columns))}"
-        )
-    return name, f"because its values are the longest ({longest:.0f} characters on average)"
+def _relabel(frame: pd.DataFrame, relabel: str | Mapping[str, str] | None) -> list[str]:
+    """Rename labels in place if asked to, and say what was done or could be."""
+    if isinstance(relabel, str) and relabel != "proposed":
+        raise InputError(f"relabel must be 'proposed' or a mapping of old labels to new; got {relabel!r}")
+    proposals = labels.propose(frame["label"])
+    if relabel is None:
+        if not proposals:
+            return []
+        said = [p.sentence() for p in proposals]
+        return [*said, "no label was changed; relabel='proposed' (--relabel) merges what is named here"]
+    into = labels.mapping(proposals) if isinstance(relabel, str) else dict(relabel)
+    unknown = sorted(set(into) - set(frame["label"]))
+    if unknown:
+        raise InputError(f"relabel names labels that do not occur: {listed(unknown)}")
+    counts = frame["label"].value_counts()
+    frame["label"] = frame["label"].map(lambda label: into.get(label, label))
+    return [f"label {old!r} renamed to {new!r} in {counts[old]:,} rows, as asked" for old, new in into.items()]
 
 
 def _check_classes(where: str, frame: pd.DataFrame, label_column: str) -> None:

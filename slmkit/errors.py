@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 30  # names in one message
 _ALIKE = 0.6  # share of equal characters from which a name is worth suggesting
 
 
@@ -47,15 +48,29 @@ def unknown(kind: str, name: object, allowed: Iterable[object]) -> InputError:
     """
     names = [str(item) for item in allowed]
     near = _nearest(str(name)[:200], names)
-    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
-    listed = ", ".join(names[:30]) + (f", ... ({len(names)} in all)" if len(names) > 30 else "")
-    return InputError(f"unknown {kind} {str(name)[:200]!r}.{hint} Known: {listed or 'none'}.")
+    hint = f" Did you mean {' or '.join(repr(short(one)) for one in near)}?" if near else ""
+    known = ", ".join(map(short, names[:SHOWN])) + (f", ... ({len(names)} in all)" if len(names) > SHOWN else "")
+    return InputError(f"unknown {kind} {short(name)!r}.{hint} Known: {known or 'none'}.")
+
+
+def short(name: object, limit: int = 100) -> str:
+    """A name cut to a length that fits a message."""
+    whole = str(name)
+    return whole if len(whole) <= limit else f"{whole[:limit]}... ({len(whole):,} characters)"
+
+
+def listed(names: Iterable[object]) -> str:
+    """Names in quotes for a message, the first 30 of many, long ones cut."""
+    found = [repr(short(name)) for name in names]
+    return ", ".join(found[:SHOWN]) + (f", ... ({len(found)} in all)" if len(found) > SHOWN else "")
 
 
 def _nearest(name: str, names: list[str]) -> list[str]:
     """At most three names like `name`, the nearest first: like the whole, its beginning, or the part before a "-"."""
     scores = {}
     for known in names if name else []:
+        if len(known) > 1000:
+            continue  # no name a person mistypes
         parts = (known, known[: len(name)], known.partition("-")[0])
         alike = [difflib.SequenceMatcher(None, part.casefold(), name.casefold()).ratio() for part in parts]
         scores[known] = (max(alike), alike[0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import pandas as pd
 
 import slmkit
 from slmkit import assets, backends, classify, footprint, jobs, metrics
-from slmkit.runs import FIGURES, PROBABILITIES, Run, probability_frame, write_run
+from slmkit.runs import FIGURES, PROBABILITIES, Run, probability_frame, read_probability_file, write_run
 
 FIT_FACTS = "fit.json"
 OWN_ARGUMENTS = frozenset({"model", "bits", "backend", "seed"})  # fields of a Run by themselves, not part of `params`
@@ -54,6 +54,8 @@ class Job:
     seed : int
     measure_s : float
         About how long latency, throughput and energy are measured.
+    split : dict
+        kind ("seeded" or "given"), sha256 of its rows, and how many test rows leak.
     floor, twin : str or None
         Probabilities of the floor and of the same method at 16 bits, for the paired tests.
     """
@@ -70,6 +72,7 @@ class Job:
     params: dict[str, Any]
     seed: int
     measure_s: float = 10.0
+    split: dict[str, Any] = field(default_factory=dict)
     floor: str | None = None
     twin: str | None = None
 
@@ -194,6 +197,9 @@ def assemble(job: Job, estimator: Any, figures: Mapping[str, Any], frame: pd.Dat
         method=job.method,
         params=_params(estimator),
         seed=job.seed,
+        split=job.split.get("kind"),
+        split_sha256=job.split.get("sha256"),
+        leaked_test_rows=job.split.get("leaked_test_rows"),
         origins=_origins(values),
         **_plain(values),
     )
@@ -211,7 +217,7 @@ def paired_p(frame: pd.DataFrame, other: str | Path | None) -> float | None:
     """
     if other is None or not Path(other).is_file():
         return None
-    theirs = pd.read_csv(other, dtype={"label": str, "predicted": str}, keep_default_na=False)
+    theirs = read_probability_file(Path(other))
     both = frame.merge(theirs, on="row", suffixes=("", "_other"), validate="one_to_one")
     if len(both) != len(frame) or len(both) != len(theirs) or (both["label"] != both["label_other"]).any():
         return None

@@ -13,9 +13,10 @@ from typing import IO
 
 import pandas as pd
 
-from slmkit import jobs
+from slmkit import files, splitfile
 from slmkit.data import Split
 from slmkit.errors import InputError, SlmkitError
+from slmkit.files import disk_full
 from slmkit.runs import Run, read_run
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,11 @@ def writing(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         full = "the disk is full; finished runs are kept"
-        raise SlmkitError(f"{path}: {full if jobs.disk_full(error) else error.strerror or error}") from error
+        raise SlmkitError(f"{path}: {full if disk_full(error) else error.strerror or error}") from error
 
 
-def write_split(split: Split, path: Path) -> None:
-    """Write the rows of both parts for the children: columns row, text, label, part.
+def write_split(split: Split, path: Path, data_sha256: str, seed: int) -> None:
+    """Write the rows of both parts for the children (columns row, text, label, part), and their hashes for people.
 
     `SlmkitError` says why it cannot be written; then nothing half written stays.
     """
@@ -60,14 +61,28 @@ def write_split(split: Split, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             pd.concat(parts, ignore_index=True).to_parquet(aside, index=False)
+            splitfile.save(split, path.with_suffix(".json"), data_sha256=data_sha256, seed=seed)
             aside.replace(path)
         finally:
             aside.unlink(missing_ok=True)
 
 
+def card_file(out: Path, data_sha256: str) -> Path:
+    """Where a study keeps the card of the data it ran on."""
+    return out / "cards" / f"{data_sha256[:12]}.md"
+
+
+def write_card(out: Path, data_sha256: str, card: str) -> None:
+    """Keep the card of the data beside the runs, so that a report can show it wherever it is made."""
+    path = card_file(out, data_sha256)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(path, card)
+
+
 def sweep(out: Path) -> None:
     """Remove what a killed study left half written; only under the lock."""
-    for path in [*out.glob(".*.part"), *(out / "splits").glob(".*.part")]:
+    for path in [path for kind in (".", "splits", "cards") for path in (out / kind).glob(".*.part")]:
         path.unlink(missing_ok=True)
     for path in (out / "models").glob(".*"):
         shutil.rmtree(path, ignore_errors=True)

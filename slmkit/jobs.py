@@ -7,7 +7,6 @@ which is {"event": "done"} or {"event": "failed"}. A child whose stdin ends has 
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import queue
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from slmkit.errors import SlmkitError
+from slmkit.files import disk_full
 
 Event = Mapping[str, Any]
 Emit = Callable[[Event], None]
@@ -142,11 +142,6 @@ def describe(error: BaseException, folder: str | Path | None = None) -> str:
         where = Path(os.fsdecode(named)).parent if isinstance(named, (str, bytes)) else folder
         return f"the disk is full: {where}" if where else "the disk is full"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def disk_full(error: BaseException) -> bool:
-    """Whether an exception says that there is no space left; libraries in Rust and C++ say it in words only."""
-    return getattr(error, "errno", None) == errno.ENOSPC or "No space left on device" in str(error)
 
 
 @contextmanager

@@ -6,7 +6,6 @@ work, the part is cut to its good length, by this process or by the next one, wh
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from slmkit.errors import InputError, SlmkitError
+from slmkit.files import disk_full
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class State:
     input_sha256_first_mb: str
     model_sha256: str
     text_column: str
+    formula_cells: int = 0
 
 
 def part_path(target: Path) -> Path:
@@ -50,8 +51,7 @@ def on_disk(path: Path, rows: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        why = "the disk is full" if full else f"cannot write: {error.strerror or error}"
+        why = "the disk is full" if disk_full(error) else f"cannot write: {error.strerror or error}"
         raise SlmkitError(f"{path}: {why}. {rows:,} rows are kept; mend it and run the same command again") from error
 
 

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from slmkit import assets, backends, catalog, classify, data, estimate, footprint, tasks
+import pandas as pd
+
+from slmkit import arguments, assets, backends, catalog, classify, data, estimate, footprint, leaks, tasks
 from slmkit.assets import ModelSource
 from slmkit.backends.base import check_bits
 from slmkit.data import Split
 from slmkit.errors import AssetError, InputError, MissingExtra, NotEnoughMemory, SlmkitError, unknown
+from slmkit.splitfile import GivenSplit
 from slmkit.tasks import Task
 
 MODELS = ("minilm", "smollm2-135m-instruct")
@@ -128,14 +129,20 @@ class Plan:
     steps: tuple[Step, ...]
     out: Path
     measure_s: float
+    leaked: dict[int, int]
     notes: tuple[str, ...] = ()
 
 
 def make(
-    task: str | Path,
+    task: str | Path | pd.DataFrame,
     *,
-    text_column: str | None,
+    text_column: str | Sequence[str] | None,
     label_column: str | None,
+    split: str | Path | None,
+    test_file: str | Path | None,
+    relabel: str | Mapping[str, str] | None,
+    allow_leaks: bool,
+    accept_license: bool,
     models: str | Sequence[str],
     methods: str | Sequence[str],
     bits: int | Sequence[int],
@@ -157,42 +164,78 @@ def make(
         All problems at once, each naming the thing, what is allowed and what came.
     """
     problems: list[str] = []
-    names = _listed("method", methods, str, problems)
+    names = arguments.listed("method", methods, str, problems)
     for name in names:
         if name not in classify.METHODS:
             problems.append(str(unknown("method", name, classify.METHODS)))
-    widths = [b for b in _listed("bits", bits, int, problems) if _said(check_bits, b, problems=problems)]
-    numbers = _listed("seed", seeds, int, problems)
-    _check_counts({"shots": (shots, 0), "train": (train, 1), "test": (test, 1)}, problems)
-    _check_amounts({"epochs": epochs, "measure_s": measure_s}, problems)
-    _check_params(params or {}, problems)
-    _said(footprint.memory_limit, problems=problems)
+    asked_bits = arguments.listed("bits", bits, int, problems)
+    widths = [b for b in asked_bits if arguments.said(check_bits, b, problems=problems)]
+    numbers = arguments.listed("seed", seeds, int, problems)
+    arguments.check_counts({"shots": (shots, 0), "train": (train, 1), "test": (test, 1)}, problems)
+    arguments.check_amounts({"epochs": epochs, "measure_s": measure_s}, problems)
+    arguments.check_params(params or {}, problems)
+    arguments.said(footprint.memory_limit, problems=problems)
     if backend is not None:
-        _said(backends.get, backend, problems=problems)
+        arguments.said(backends.get, backend, problems=problems)
     folder = Path(out).expanduser()
-    _check_out(folder, problems)
-    wanted = _listed("model", models, str, problems) if any(_needs(n) for n in names) else []
-    here = {name: _said(assets.resolve, name, problems=problems) for name in wanted if not _to_fetch(name)}
-    found = None
-    if isinstance(task, (str, Path)):
-        found = _said(tasks.get, task, text_column, label_column, problems=problems)
-    else:
-        problems.append(f"task must be a task's name or a file; got {task!r:.200}")
+    arguments.check_out(folder, problems)
+    wanted = arguments.listed("model", models, str, problems) if any(_needs(n) for n in names) else []
+    here = {name: arguments.said(assets.resolve, name, problems=problems) for name in wanted if not _to_fetch(name)}
+    given_split = arguments.said(GivenSplit.of, split, test_file, problems=problems)
+    found = arguments.said(tasks.get, task, text_column, label_column, given_split, relabel, problems=problems)
+    if found is not None and not found.labels:
+        problems.append(f"task {found.name!r} turns texts into texts; a study classifies")
     if problems or found is None:
         raise InputError("\n".join(dict.fromkeys(problems)))
+    if accept_license:
+        found.accept_license()
     given = _arguments(names, found, shots, epochs, params or {})
     refused: dict[str, SlmkitError] = {}
     sources = [here.get(name) or _fetched(name, names, widths, given, refused) for name in wanted]
     frame = found.load()
-    splits = {seed: data.split(frame, seed=seed, train=train, test=test) for seed in numbers}
+    splits = _splits(frame, given_split, numbers, train, test)
+    leaked, leak_notes = guard(splits, allow_leaks=allow_leaks)
     steps = [
         replace(step, problem=refused.get(step.model or ""))
         for step in _steps(names, sources, sorted(widths, reverse=True), numbers, backend, given)
     ]
     sha256 = frame.attrs.get("sha256") or data.frame_sha256(frame)
-    told = frame.attrs.get("warnings", ()) if str(task) in tasks.names() else ()  # reading a file has logged them
-    notes = [*told, *_warnings(splits), *_left_out(names, sources)]
-    return Plan(found, sha256, splits, tuple(steps), folder, measure_s, tuple(dict.fromkeys(notes)))
+    told = frame.attrs.get("warnings", ()) if found.name in tasks.names() else ()  # reading a file has logged them
+    notes = [*told, *_warnings(splits), *leak_notes, *_left_out(names, sources)]
+    return Plan(found, sha256, splits, tuple(steps), folder, measure_s, leaked, tuple(dict.fromkeys(notes)))
+
+
+def _splits(
+    frame: pd.DataFrame, wanted: GivenSplit, seeds: Sequence[int], train: int | None, test: int | None
+) -> dict[int, Split]:
+    """The split of each seed: one of our own, or subsets of the given one."""
+    if wanted.is_asked:
+        frame = wanted.applied(frame)
+        return {seed: data.given(frame, seed=seed, train=train, test=test) for seed in seeds}
+    own = frame.drop(columns="part", errors="ignore")
+    return {seed: data.split(own, seed=seed, train=train, test=test) for seed in seeds}
+
+
+def guard(splits: Mapping[int, Split], *, allow_leaks: bool) -> tuple[dict[int, int], list[str]]:
+    """Test rows of each seed that stand in its train rows, and what to say of them.
+
+    Raises `InputError`, with the rows named, when a given split leaks and nobody allowed it. A split of our own leaks
+    only where the rows leave no other way; that is said, and marked in the records all the same.
+    """
+    leaked, notes = {}, []
+    for seed, split in splits.items():
+        report = leaks.check({"train": split.train, "test": split.test}, within=False)
+        leaked[seed] = report.n_leaking
+        if report.n_leaking and split.given and not allow_leaks:
+            told = "\n".join(report.lines(examples=5))
+            raise InputError(
+                f"the given split leaks, so that its scores would be too good:\n{told}\nTake these rows out of either "
+                "part, let slmkit split the rows, or allow it (allow_leaks=True, --allow-leaks): every record made "
+                "from it is marked then"
+            )
+        if report.n_leaking:
+            notes.append(f"seed {seed}: {report.across[0].sentence()}; every record says so")
+    return leaked, notes
 
 
 def lines(plan: Plan, todo: Sequence[tuple[Step, float, int]]) -> list[str]:
@@ -312,69 +355,6 @@ def _left_out(names: list[str], sources: list[ModelSource]) -> list[str]:
     return notes
 
 
-def _listed(kind: str, value: Any, of: type, problems: list[str]) -> list[Any]:
-    """A list without repetitions from one value, a text with commas, or a sequence; empty ones are problems."""
-    items = value.split(",") if isinstance(value, str) else value if isinstance(value, Iterable) else [value]
-    found = []
-    for item in items:
-        item = item.strip() if isinstance(item, str) else item
-        try:
-            found.append(of(item))
-            if of is int and (isinstance(item, bool) or int(item) != float(item)):
-                raise ValueError(item)
-        except (TypeError, ValueError, OverflowError):
-            problems.append(f"{kind} must be a whole number; got {item!r}")
-    found = [item for item in dict.fromkeys(found) if item != ""]
-    if not found and not problems:
-        problems.append(f"at least one {kind} is needed; got {value!r}")
-    return found
-
-
-def _check_counts(counts: Mapping[str, tuple[Any, int]], problems: list[str]) -> None:
-    for name, (value, least) in counts.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-            problems.append(f"{name} must be a whole number of at least {least}; got {value!r}")
-
-
-def _check_amounts(amounts: Mapping[str, Any], problems: list[str]) -> None:
-    for name, value in amounts.items():
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not (number and math.isfinite(value) and value > 0):
-            problems.append(f"{name} must be above 0 and finite; got {value!r}")
-
-
-def _check_params(params: Any, problems: list[str]) -> None:
-    """Check every key against its method's class, also of methods that take no part."""
-    if not isinstance(params, Mapping) or not all(isinstance(values, Mapping) for values in params.values()):
-        problems.append(f"params must be a mapping of methods to mappings; got {params!r:.200}")
-        return
-    for name, values in params.items():
-        if name not in classify.METHODS:
-            problems.append(str(unknown("method", name, classify.METHODS)))
-            continue
-        known = [
-            key for key in classify.METHODS[name]().get_params() if key not in ("model", "bits", "backend", "seed")
-        ]
-        problems += [str(unknown(f"argument of {name}", key, known)) for key in values if key not in known]
-
-
-def _check_out(folder: Path, problems: list[str]) -> None:
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not there.is_dir():
-        problems.append(f"out must be a folder; {there} is a file")
-    elif not os.access(there, os.W_OK | os.X_OK):
-        problems.append(f"out must be a folder that can be written to; {there} cannot")
-
-
-def _said(function: Any, *arguments: Any, problems: list[str]) -> Any:
-    """The function's value, or None with its complaint noted."""
-    try:
-        return function(*arguments)
-    except SlmkitError as error:
-        problems.append(str(error))
-        return None
-
-
 def _warnings(splits: Mapping[int, Split]) -> list[str]:
     return [warning for split in splits.values() for warning in split.warnings]
 
@@ -394,4 +374,9 @@ def job_values(step: Step, plan: Plan, run_id: str, split_file: Path) -> dict[st
         "params": step.params,
         "seed": step.seed,
         "measure_s": plan.measure_s,
+        "split": {
+            "kind": "given" if plan.splits[step.seed].given else "seeded",
+            "sha256": split_sha256(plan.splits[step.seed]),
+            "leaked_test_rows": plan.leaked[step.seed],
+        },
     }

@@ -7,14 +7,11 @@ text that slipped past the escaping could neither act nor call out.
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -23,7 +20,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from slmkit import plots, text
+from slmkit import cards, files, plots, text
 from slmkit.configurations import FOOTPRINTS, Configuration, configurations, setups, told_apart
 from slmkit.errors import InputError
 from slmkit.report_tables import details_table, facts, scores_table
@@ -148,20 +145,11 @@ def _fits(value: Any, kind: str, needed: bool) -> bool:
 
 
 def _replace(out: Path, document: str) -> None:
-    aside = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
-        with open(aside, "w", encoding="utf-8", newline="") as file:
-            file.write(document)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, out)
+        files.replace(out, document)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        why = "the disk is full" if full else error.strerror or error
+        why = "the disk is full" if files.disk_full(error) else error.strerror or error
         raise InputError(f"cannot write the report to {out}: {why}") from error
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def _policy(scripts: Sequence[str]) -> str:
@@ -217,7 +205,8 @@ def _section(number: int, title: str, runs: Sequence[Run], folder: Path | None) 
         f"<details><summary>More figures of each configuration</summary>{details_table(configs)}</details>",
         _class_figure(number, runs),
         _calibration_figure(number, configs, folder),
-        f"<h3>How it was measured</h3>{facts(runs)}</section>",
+        f"<h3>How it was measured</h3>{facts(runs)}",
+        f"{_card(run, folder)}</section>",
     ]
     return "\n".join(parts)
 
@@ -226,12 +215,22 @@ def _verdict(found: Sequence[Finding]) -> str:
     def of(kind: str) -> list[str]:
         return [text.escape(f.sentence) for f in found if f.kind == kind]
 
-    leads = [f'<p class="lead">{sentence}</p>' for sentence in of("headline") + of("cheapest")]
+    leads = [f'<p class="leak" role="note">{sentence}</p>' for sentence in of("leak")]
+    leads += [f'<p class="lead">{sentence}</p>' for sentence in of("headline") + of("cheapest")]
     floor = _bullets(of("floor"))
     if len(of("floor")) > _FEW:
         floor = f"<details><summary>Each of the {len(of('floor'))} against the floor</summary>{floor}</details>"
     caveat = [f'<p class="soft">{sentence}</p>' for sentence in of("caveat")]
     return f'<div class="card verdict">{"".join(leads)}{_bullets(of("bits"))}{floor}{"".join(caveat)}</div>'
+
+
+def _card(run: Run, folder: Path | None) -> str:
+    """The card of the data, from beside the runs or, for data that come with slmkit, from there."""
+    found = cards.find(run, folder)
+    if found is None:
+        return ""
+    summary = f"<summary>Card of the data: {text.escape(run.task, 80)}</summary>"
+    return f'<details class="card datacard">{summary}{cards.to_html(found)}</details>'
 
 
 def _bullets(sentences: Sequence[str]) -> str:

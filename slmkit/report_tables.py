@@ -155,6 +155,7 @@ def facts(runs: Sequence[Run]) -> str:
         ("Versions", _distinct(", ".join(f"{k} {v}" for k, v in sorted(run.versions.items())) for run in runs)),
         ("Data", _distinct(f"{run.task}, licence {run.licence}, SHA-256 {run.data_sha256}" for run in runs)),
         ("Rows", _distinct(f"{run.n_train} for training, {run.n_test} for testing" for run in runs)),
+        ("Split", _distinct(map(_split, runs))),
         ("Seeds", [", ".join(map(str, sorted({run.seed for run in runs})))]),
         ("Models", _distinct(f"{run.model}, revision {run.revision or 'unknown'}" for run in runs if run.model)),
         ("Origin of the figures", _origins(runs)),
@@ -166,6 +167,15 @@ def facts(runs: Sequence[Run]) -> str:
     ]
     shown = [f"<dt>{name}</dt><dd>{'<br>'.join(map(text.escape, lines))}</dd>" for name, lines in entries if lines]
     return f'<dl class="card">{"".join(shown)}</dl>'
+
+
+def _split(run: Run) -> str:
+    """Who split the rows, and what the leak guard said."""
+    if run.split is None:
+        return "the leak guard was not asked"
+    who = "given with the data" if run.split == "given" else "by seed, duplicates and near-duplicates on one side"
+    found = "no test row" if not run.leaked_test_rows else f"{run.leaked_test_rows} of {run.n_test} test rows"
+    return f"{who}; by the leak guard {found} stands in training"
 
 
 def _distinct(lines: Any) -> list[str]:

@@ -7,7 +7,6 @@ that exists is complete.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from slmkit import files, tables
 from slmkit.errors import InputError
 
 PROBABILITIES = ".probabilities.csv"
@@ -95,6 +95,9 @@ class Run:
     p_vs_floor: float | None = None
     p_vs_16bit: float | None = None
     fit_peak_ram_bytes: int | None = None
+    split: str | None = None  # "seeded" by slmkit, or "given" with the data
+    split_sha256: str | None = None
+    leaked_test_rows: int | None = None  # test rows that stand in train by the leak guard; None: it was not asked
     intervals: dict[str, list[float]] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
 
@@ -137,12 +140,11 @@ def write_run(run: Run, folder: Path, probabilities: pd.DataFrame | None = None)
     """
     folder.mkdir(parents=True, exist_ok=True)
     if probabilities is not None:
-        _replace(
-            folder / f"{run.stem}{PROBABILITIES}",
-            probabilities.to_csv(index=False, lineterminator="\n", float_format="%.6g"),
-        )
+        cells = probabilities.assign(**{c: probabilities[c].map(tables.guarded) for c in ("label", "predicted")})
+        document = cells.to_csv(index=False, lineterminator="\n", float_format="%.6g")
+        files.replace(folder / f"{run.stem}{PROBABILITIES}", document)
     path = folder / f"{run.stem}.json"
-    _replace(path, json.dumps(asdict(run), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    files.replace(path, json.dumps(asdict(run), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 
@@ -184,7 +186,13 @@ def read_probabilities(run: Run, folder: Path) -> pd.DataFrame:
     path = Path(folder) / f"{run.stem}{PROBABILITIES}"
     if not path.is_file():
         raise InputError(f"run {run.run_id} has no probabilities at {path}")
-    return pd.read_csv(path, dtype={"label": str, "predicted": str}, keep_default_na=False)
+    return read_probability_file(path)
+
+
+def read_probability_file(path: Path) -> pd.DataFrame:
+    """A file of per-example probabilities; labels come back as they were, whatever a spreadsheet would make of them."""
+    frame = pd.read_csv(path, dtype={"label": str, "predicted": str}, keep_default_na=False)
+    return frame.assign(**{c: frame[c].map(tables.unguarded) for c in ("label", "predicted")})
 
 
 def to_frame(runs: Iterable[Run]) -> pd.DataFrame:
@@ -198,15 +206,3 @@ def probability_frame(rows: np.ndarray, y: Sequence[str], proba: np.ndarray, cla
     for column, name in enumerate(classes):
         frame[f"p_{name}"] = proba[:, column]
     return frame
-
-
-def _replace(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(aside, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

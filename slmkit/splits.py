@@ -1,36 +1,20 @@
 """Splits without leaks: duplicates are dropped first, and rows that belong together stay on one side.
 
 In a random 80/20 split of SMS Spam 11 % of the test rows also stand in train; a model that remembers looks like one
-that understands. Rows belong together when they share a value of the column `group`, or when their texts differ only in
-digits (one campaign with many phone numbers).
+that understands. Rows belong together when they share a value of the column `group`, or when their texts are
+near-duplicates (`slmkit.alike`): one campaign with many phone numbers, one press release with new figures.
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from slmkit.errors import InputError
-
-_DIGITS = re.compile(r"\d+")
-
-
-class _Fold(dict[int, str]):
-    """Translation table for `str.translate`, filled as characters occur: letters, marks, digits and symbols stay."""
-
-    def __missing__(self, code: int) -> str:
-        category = unicodedata.category(chr(code))
-        keep = category[0] in "LMNS"
-        self[code] = chr(code) if keep else "" if category == "Cf" else " "
-        return self[code]
-
-
-_FOLD = _Fold()
+from slmkit import alike, stratify
+from slmkit.alike import normalise
+from slmkit.errors import InputError, listed
 
 
 @dataclass(frozen=True)
@@ -40,24 +24,18 @@ class Split:
     Attributes
     ----------
     train, test : DataFrame
-        Columns of the frame that was split; the index, named `row`, is the position in the de-duplicated frame.
+        Columns of the frame that was split; the index, named `row`, is the position in the de-duplicated frame (of a
+        given split: in the frame).
     warnings : tuple of str
         What was dropped and why, in words.
+    given : bool
+        Whether somebody else decided which rows are for testing.
     """
 
     train: pd.DataFrame
     test: pd.DataFrame
     warnings: tuple[str, ...]
-
-
-def normalise(text: str) -> str:
-    """Bring texts that a reader would call the same to one form.
-
-    NFKC, case folded, punctuation and runs of spaces to one space, invisible characters dropped; letters, digits and
-    symbols (currency, emoji) stay. A text of nothing but punctuation keeps it.
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(folded.translate(_FOLD).split()) or " ".join(folded.split())
+    given: bool = False
 
 
 def deduplicate(frame: pd.DataFrame) -> tuple[pd.DataFrame, int, int]:
@@ -126,15 +104,55 @@ def split(
     codes = np.asarray(pd.factorize(rows["label"], sort=True)[0])
     groups, near_notes = _groups(rows, codes, keys)
     counts = np.bincount(codes)
-    quota = _shares(counts, n_test, counts - 1)
-    chosen = _draw(codes, groups, quota, np.random.default_rng(seed), exact=test is not None)
+    quota = stratify.shares(counts, n_test, counts - 1)
+    chosen = stratify.draw(codes, groups, quota, np.random.default_rng(seed), exact=test is not None)
     remaining = np.flatnonzero(~np.isin(groups, groups[chosen]))
     if unused := len(rows) - len(remaining) - len(chosen):
         near_notes = (*near_notes, f"{unused:,} rows used nowhere: they belong to groups that gave test rows")
     if train is not None:
-        remaining = _subset(remaining, codes, train, len(chosen), np.random.default_rng([seed, 1]))
+        remaining = stratify.subset(remaining, codes, train, len(chosen), np.random.default_rng([seed, 1]))
     rows.index.name = "row"
     return Split(rows.iloc[remaining], rows.iloc[chosen], (*notes, *near_notes))
+
+
+def given(frame: pd.DataFrame, *, seed: int, train: int | None = None, test: int | None = None) -> Split:
+    """The parts that came with the data, as they are; whether they leak is for `slmkit.leaks` to say.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Columns text, label and part ("train", "test"; rows of any other part are used nowhere).
+    seed : int
+        For drawing subsets.
+    train, test : int or None
+        Stratified subsets of that many rows of each part; None takes all of them.
+
+    Raises
+    ------
+    InputError
+        A part without rows, a class among the test rows that no train row has, or more rows asked than exist.
+    """
+    rows = frame.reset_index(drop=True).rename_axis("row")
+    parts = {name: np.flatnonzero(rows["part"] == name) for name in ("train", "test")}
+    for name, positions in parts.items():
+        if not len(positions):
+            raise InputError(f"the given split has no {name} rows")
+    unseen = sorted(set(rows["label"].iloc[parts["test"]]) - set(rows["label"].iloc[parts["train"]]))
+    if unseen:
+        raise InputError(f"the given split has classes among its test rows that no train row has: {listed(unseen)}")
+    codes = np.asarray(pd.factorize(rows["label"], sort=True)[0])
+    drawn = {}
+    for i, (name, asked) in enumerate((("train", train), ("test", test))):
+        if asked is not None and not rows["label"].nunique() <= asked <= len(parts[name]):
+            raise InputError(
+                f"{asked:,} {name} rows were asked for; the given split has {len(parts[name]):,}, and at least "
+                f"{rows['label'].nunique()} are needed, one a class"
+            )
+        rng = np.random.default_rng([seed, i])
+        drawn[name] = parts[name] if asked is None else stratify.subset(parts[name], codes, asked, 0, rng)
+    unused = len(rows) - len(parts["train"]) - len(parts["test"])
+    notes = (f"{unused:,} rows of the given split are neither train nor test and are not used",) if unused else ()
+    return Split(rows.iloc[drawn["train"]], rows.iloc[drawn["test"]], notes, given=True)
 
 
 def _duplicate_notes(n_dropped: int, n_conflicting: int) -> tuple[str, ...]:
@@ -179,21 +197,27 @@ def _n_test(rows: pd.DataFrame, train: int | None, test: int | None, test_share:
 
 
 def _groups(rows: pd.DataFrame, codes: np.ndarray, keys: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Group number of every row, shape (n_rows,): rows linked by `group` or by a text equal but for digits."""
+    """Group number of every row, shape (n_rows,): rows linked by `group` or because their texts are near-duplicates."""
     given = _links(rows)
     if problem := _one_sided(codes, given, rows):
         raise InputError(problem)
-    near = np.asarray(pd.factorize(keys.map(lambda key: _DIGITS.sub("0", key)))[0])
+    near, notes = _without_templates(codes, alike.clusters(len(rows), alike.pairs(keys)[0]))
     joined = _join(given, near)
-    if _one_sided(codes, joined, rows) or _is_template(codes, near):
-        return given, ("many rows of a class differ only in digits; such rows may stand on both sides",)
-    return joined, ()
+    if _one_sided(codes, joined, rows):
+        return given, ("a class is near-duplicates only; such rows may stand on both sides",)
+    return joined, notes
 
 
-def _is_template(codes: np.ndarray, near: np.ndarray) -> bool:
-    """Whether one text, digits aside, makes up more than a tenth of a class (and more than 5 rows)."""
+def _without_templates(codes: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Clusters of near-duplicates, those dissolved that make up more than a tenth of a class (and more than 5 rows)."""
     pairs, counts = np.unique(np.stack([codes, near]), axis=1, return_counts=True)
-    return bool((counts > np.maximum(5, np.bincount(codes)[pairs[0]] / 10)).any())
+    large = np.unique(pairs[1][counts > np.maximum(5, np.bincount(codes)[pairs[0]] / 10)])
+    in_large = np.isin(near, large)
+    if not in_large.any():
+        return near, ()
+    note = f"{in_large.sum():,} rows come from {len(large)} templates, each more than a tenth of a class"
+    alone = len(near) + np.arange(len(near))
+    return np.where(in_large, alone, near), (f"{note}; such rows may stand on both sides",)
 
 
 def _links(rows: pd.DataFrame) -> np.ndarray:
@@ -226,99 +250,3 @@ def _one_sided(codes: np.ndarray, groups: np.ndarray, rows: pd.DataFrame) -> str
         f"class {label!r} has all its rows in one group, so it cannot be in train and in test. "
         "Regroup the rows or leave the group column out"
     )
-
-
-def _shares(counts: np.ndarray, n: int, most: np.ndarray) -> np.ndarray:
-    """Cut `n` by class in proportion to `counts` (largest remainder), between 1 and `most` a class."""
-    exact = counts * n / counts.sum()
-    shares = np.clip(np.floor(exact).astype(int), 1, most)
-    while shares.sum() != n:
-        step = 1 if shares.sum() < n else -1
-        free = shares < most if step == 1 else shares > 1
-        shares[int(np.where(free, (exact - shares) * step, -np.inf).argmax())] += step
-    return np.asarray(shares)
-
-
-class _Draw:
-    """Test rows under way: how many each class still needs, and how many of its groups are left for train."""
-
-    def __init__(self, codes: np.ndarray, groups: np.ndarray, quota: np.ndarray, *, exact: bool) -> None:
-        order = np.argsort(groups, kind="stable")
-        members = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-        self.members: list[list[int]] = [m.tolist() for m in members]
-        self.codes: list[int] = codes.tolist()
-        self.needs = [Counter(self.codes[row] for row in rows) for rows in self.members]
-        self.left = Counter(code for need in self.needs for code in need)
-        self.quota: list[int] = quota.tolist()
-        self.room = list(self.quota)
-        self.exact = exact
-        self.taken: set[int] = set()
-        self.chosen: list[int] = []
-
-    def fits(self, group: int, *, within_quota: bool) -> bool:
-        """Whether every class in the group keeps a group for train and, if asked, stays within its quota."""
-        needs = self.needs[group].items()
-        return all(self.left[c] > 1 and (self.room[c] >= k or not within_quota) for c, k in needs)
-
-    def take(self, group: int) -> None:
-        """Put a group's rows among the test rows; with `exact`, only as many as are still needed."""
-        self.taken.add(group)
-        self.left.subtract(self.needs[group].keys())
-        for row in self.members[group]:
-            if self.room[self.codes[row]] > 0 or not self.exact:
-                self.chosen.append(row)
-            self.room[self.codes[row]] -= 1
-
-    def fill(self, code: int, groups: list[int]) -> None:
-        """Draw for one class from its groups, in the order given: those that fit, then the smallest if need be."""
-        for group in groups:
-            if self.room[code] <= 0:
-                return
-            if group not in self.taken and self.fits(group, within_quota=True):
-                self.take(group)
-        for group in sorted(groups, key=lambda g: len(self.members[g])):
-            if self.room[code] <= 0 or (self.room[code] < self.quota[code] and not self.exact):
-                return
-            if group not in self.taken and self.fits(group, within_quota=False):
-                self.take(group)
-
-    def rows(self) -> np.ndarray:
-        """Positions drawn, sorted; `InputError` when a class got none or `exact` was not reached."""
-        asked, drawn = sum(self.quota), len(self.chosen)
-        if any(room >= quota for room, quota in zip(self.room, self.quota, strict=True)) or (
-            self.exact and drawn != asked
-        ):
-            raise InputError(
-                f"{asked:,} test rows cannot be drawn with every class on both sides and groups kept "
-                f"whole; {drawn:,} can. Ask for fewer test rows or regroup the rows"
-            )
-        return np.sort(np.asarray(self.chosen))
-
-
-def _draw(
-    codes: np.ndarray, groups: np.ndarray, quota: np.ndarray, rng: np.random.Generator, *, exact: bool
-) -> np.ndarray:
-    """Positions of the test rows, sorted: whole groups in random order, for the rarest class first."""
-    draw = _Draw(codes, groups, quota, exact=exact)
-    of_class: list[list[int]] = [[] for _ in quota]
-    for group in rng.random(len(draw.members)).argsort(kind="stable").tolist():
-        for code in draw.needs[group]:
-            of_class[code].append(group)
-    for code in np.argsort(np.bincount(codes), kind="stable").tolist():
-        draw.fill(code, of_class[code])
-    return draw.rows()
-
-
-def _subset(rows: np.ndarray, codes: np.ndarray, n: int, n_test: int, rng: np.random.Generator) -> np.ndarray:
-    """A stratified random subset of `n` positions, sorted."""
-    if n > len(rows):
-        raise InputError(
-            f"{n:,} train rows were asked for; {len(rows):,} remain beside {n_test:,} test rows "
-            "(groups of rows that belong together are never cut)"
-        )
-    of_class = np.unique(codes[rows], return_inverse=True)[1]
-    counts = np.bincount(of_class)
-    shares = _shares(counts, n, counts)
-    shuffled = rng.random(len(rows)).argsort(kind="stable")
-    picked = [shuffled[of_class[shuffled] == c][:share] for c, share in enumerate(shares)]
-    return np.asarray(np.sort(rows[np.concatenate(picked)]))

@@ -63,10 +63,15 @@ class StudyResult:
 
 
 def study(
-    task: str | Path,
+    task: str | Path | pd.DataFrame,
     *,
-    text_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
     label_column: str | None = None,
+    split: str | Path | None = None,
+    test_file: str | Path | None = None,
+    relabel: str | Mapping[str, str] | None = None,
+    allow_leaks: bool = False,
+    accept_license: bool = False,
     models: str | Sequence[str] = planning.MODELS,
     methods: str | Sequence[str] = planning.METHODS,
     bits: int | Sequence[int] = planning.BITS,
@@ -86,10 +91,21 @@ def study(
 
     Parameters
     ----------
-    task : str or path
-        A task's name, or a CSV, TSV, JSONL or Parquet file of your own.
+    task : str, path or DataFrame
+        A task's name, a file of your own (CSV, TSV, JSONL, Parquet, Excel), or the frame that `slmkit.read` gave.
     text_column, label_column : str or None
-        Columns of that file; None looks for the usual names.
+        Columns of that file; None looks for the usual names. Several text columns are joined.
+    split : str, path or None
+        None splits by the seed so that nothing leaks. A split file (.json) repeats that split. Otherwise the column
+        that says train or test; "part" for the published parts of a task.
+    test_file : path or None
+        A second file with the same columns: its rows are tested, those of the first are learned from.
+    relabel
+        As `slmkit.read` takes it.
+    allow_leaks : bool
+        A given split that leaks is refused. True goes on, and marks every record made from it.
+    accept_license : bool
+        Accept the terms of the task's data, once on this machine (`slmkit data show` prints them).
     models : sequence of str
         Catalog names, hub ids or paths. An encoder takes part in `embedding` only.
     methods : sequence of str
@@ -130,6 +146,11 @@ def study(
         task,
         text_column=text_column,
         label_column=label_column,
+        split=split,
+        test_file=test_file,
+        relabel=relabel,
+        allow_leaks=allow_leaks,
+        accept_license=accept_license,
         models=models,
         methods=methods,
         bits=bits,
@@ -181,6 +202,7 @@ class _Study:
         stopped = False
         items: list[_Item] = []
         try:
+            folder.write_card(self.plan.out, self.plan.data_sha256, self.plan.task.card)
             items = self._items()
             todo = [item for item in items if item.run is None]
             costs = [(item.step, item.expected_s, item.expected_bytes) for item in todo]
@@ -207,7 +229,7 @@ class _Study:
             expected = step.expected(self.plan.splits[step.seed])
             item = _Item(step, run_id, split_file, *expected, folder.finished(self.plan.out, run_id))
             if item.run is None:
-                folder.write_split(self.plan.splits[step.seed], split_file)
+                folder.write_split(self.plan.splits[step.seed], split_file, self.plan.data_sha256, step.seed)
             items.append(item)
         return items
 

@@ -10,18 +10,21 @@ import csv
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from slmkit.errors import InputError
+from slmkit.errors import InputError, listed, unknown
 
 KINDS = {".csv": "CSV", ".tsv": "TSV", ".jsonl": "JSONL", ".ndjson": "JSONL", ".parquet": "Parquet"}
 DELIMITERS = (",", "\t", ";", "|")
 MAX_LINE_BYTES = 64 * 2**20  # a longer line is no row of a table, and reading it would take memory without bound
 SHOWN = 5  # problems spelled out in one error
-_SURROGATES = re.compile("[\ud800-\udfff]")
+_UNUSABLE = re.compile("[\x00\ud800-\udfff]")
+_FORMULA = re.compile(r"'*[=+\-@\t\r]")
+_NUMBER = re.compile(r"[+\-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+\-]?\d+)?")
 
 
 @dataclass(frozen=True)
@@ -141,14 +144,14 @@ def header_bytes(table: Table) -> bytes:
 
 
 def as_text(value: object) -> str:
-    """A cell as text: nothing for a missing value, whole floats without ".0", no broken surrogates."""
+    """A cell as text: nothing for a missing value, whole floats without ".0", no broken surrogates, no NUL."""
     if value is None:
         return ""
     if isinstance(value, float):
         if math.isnan(value):
             return ""
         value = int(value) if value.is_integer() else value
-    return _SURROGATES.sub("\ufffd", str(value))
+    return _UNUSABLE.sub("\ufffd", str(value))
 
 
 def _scan_parquet(table: Table) -> Table:
@@ -162,9 +165,9 @@ def _scan_parquet(table: Table) -> Table:
 
 
 def _named(table: Table, columns: Sequence[str]) -> Table:
-    twice = sorted({c for c in columns if list(columns).count(c) > 1})
+    twice = sorted(name for name, n in Counter(columns).items() if n > 1)
     if twice:
-        raise InputError(f"{table.path}: column names must differ; more than once: {', '.join(map(repr, twice))}")
+        raise InputError(f"{table.path}: column names must differ; more than once: {listed(twice)}")
     return replace(table, columns=tuple(columns))
 
 
@@ -181,11 +184,12 @@ def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _with_encoding(table: Table) -> Table:
     """UTF-8 where every line decodes; else Windows-1252 unless most lines say that it is UTF-8 with broken bytes."""
     broken: list[tuple[int, int]] = []  # byte offset, value
-    n_multibyte, first = 0, b""
+    n_multibyte, n_nul, first = 0, 0, b""
     for offset, line in _raw_lines(table.path):
         first = first or line
-        if b"\0" in line:
+        if b"\0" in first:
             _refuse_nul(table.path, offset + line.index(b"\0"), first)
+        n_nul += b"\0" in line
         try:
             line.decode("utf-8")
         except UnicodeDecodeError as error:
@@ -193,7 +197,8 @@ def _with_encoding(table: Table) -> Table:
         else:
             n_multibyte += not line.isascii()
     newline = b"\r\n" if first.endswith(b"\r\n") else b"\n"
-    table = replace(table, newline=newline, has_bom=first.startswith(b"\xef\xbb\xbf"))
+    notes = (f"{n_nul:,} lines hold NUL bytes, which are read as \ufffd",) if n_nul else ()
+    table = replace(table, newline=newline, has_bom=first.startswith(b"\xef\xbb\xbf"), warnings=notes)
     if not broken:
         return table
     offset, value = broken[0]
@@ -346,9 +351,22 @@ def _scan_json(table: Table) -> Table:
 
 def near_column(name: str, columns: Iterable[str]) -> str:
     """Return `name` if it is one of `columns`, else raise `InputError` with the nearest names."""
-    from slmkit.errors import unknown
-
     allowed = list(columns)
     if name not in allowed:
         raise unknown("column", name, allowed)
     return name
+
+
+def is_formula(value: object) -> bool:
+    """Whether a spreadsheet would run a cell: it begins like a formula and is no number."""
+    return isinstance(value, str) and bool(_FORMULA.match(value)) and not _NUMBER.fullmatch(value)
+
+
+def guarded(value: str) -> str:
+    """A cell for a CSV that people open: what begins like a formula gets an apostrophe in front."""
+    return f"'{value}" if is_formula(value) else value
+
+
+def unguarded(value: str) -> str:
+    """What `guarded` was given."""
+    return value[1:] if value.startswith("'") and is_formula(value) else value

@@ -26,7 +26,7 @@ SAME_SPEED = 0.1  # latencies of two runs on one machine differ by this much wit
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence and what it is about: "headline", "cheapest", "bits", "floor" or "caveat"."""
+    """One sentence and what it is about: "leak", "headline", "cheapest", "bits", "floor" or "caveat"."""
 
     kind: str
     sentence: str
@@ -108,10 +108,24 @@ def findings(runs: Sequence[Run], folder: Path | None = None) -> list[Finding]:
     pairs = twins(configs)
     bits = [(low, high, compare(low, high, lambda r: r.p_vs_16bit, folder)) for low, high in pairs]
     sentences = [*_headline(floor, against, configs), *_cheapest(configs, folder)]
-    found = [Finding("headline", s) for s in sentences[:1]] + [Finding("cheapest", s) for s in sentences[1:]]
+    found = [Finding("leak", s) for s in _leaks(runs)]
+    found += [Finding("headline", s) for s in sentences[:1]] + [Finding("cheapest", s) for s in sentences[1:]]
     found += [Finding("bits", _bits_sentence(*pair)) for pair in bits]
     found += [Finding("floor", _floor_sentence(c, comparison)) for c, comparison in against]
     return found + _caveat(against, bits)
+
+
+def _leaks(runs: Sequence[Run]) -> list[str]:
+    """A warning when test rows were seen in training: such scores compare with nothing."""
+    worst = max(runs, key=lambda run: (run.leaked_test_rows or 0) / run.n_test)
+    if not worst.leaked_test_rows:
+        return []
+    share = text.percent(worst.leaked_test_rows / worst.n_test)
+    how = "the leak was allowed" if worst.split == "given" else "the rows left no other way to split"
+    return [
+        f"Leak: {worst.leaked_test_rows} of {worst.n_test} test rows ({share}) stand in the training rows, to the "
+        f"letter or nearly; {how}. These scores are too good and compare with no others."
+    ]
 
 
 def compare(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -17,20 +16,6 @@ from slmkit.errors import AssetError, InputError, MissingExtra
 def folder(tiny_decoder, tmp_path: Path) -> Path:
     """A copy of the tiny model that a test may damage."""
     return Path(shutil.copytree(tiny_decoder.folder, tmp_path / "model"))
-
-
-def test_mirror_file_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "a.txt").write_text("rows")
-    good = hashlib.sha256(b"rows").hexdigest()
-    monkeypatch.delenv("SLMKIT_ASSETS", raising=False)
-    with pytest.raises(AssetError, match=r"a\.txt is not shipped with slmkit\. Set SLMKIT_ASSETS"):
-        assets.file("a.txt", good)
-    monkeypatch.setenv("SLMKIT_ASSETS", str(tmp_path))
-    assert assets.file("a.txt", good).read_text() == "rows"
-    with pytest.raises(AssetError, match=r"no b\.txt under SLMKIT_ASSETS"):
-        assets.file("b.txt", good)
-    with pytest.raises(AssetError, match=f"SHA-256 must be {'0' * 64}; got {good}"):
-        assets.file("a.txt", "0" * 64)
 
 
 def test_unknown_model_names_the_near_ones() -> None:

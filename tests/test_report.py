@@ -12,7 +12,7 @@ import pytest
 from full_disk import open_on_full_disk
 from sample_runs import HOSTILE, a_floor, a_run, a_study
 
-from slmkit import report
+from slmkit import files, report
 from slmkit.errors import InputError
 from slmkit.runs import Run, probability_frame, write_run
 
@@ -133,7 +133,7 @@ def test_runs_without_any_footprint_still_give_a_report(tmp_path: Path) -> None:
 
 def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_run(a_run(), tmp_path / "runs")
-    monkeypatch.setattr(report, "open", open_on_full_disk(100_000), raising=False)
+    monkeypatch.setattr(files, "open", open_on_full_disk(100_000), raising=False)
     with pytest.raises(InputError, match=r"cannot write the report to .*r\.html: the disk is full$"):
         report.write(tmp_path / "runs", tmp_path / "r.html")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["runs"]

@@ -281,7 +281,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "epochs": ({"epochs": 0}, "epochs must be above 0 and finite; got 0"),
     "endless": ({"epochs": float("inf")}, "epochs must be above 0 and finite; got inf"),
     "measuring": ({"measure_s": -1}, "measure_s must be above 0 and finite; got -1"),
-    "task": ({"task": 3}, "task must be a task's name or a file; got 3"),
+    "task": ({"task": 3}, "task must be a task's name, a file or a frame; got 3"),
     "idle method": ({"params": {"lora": {"rnk": 3}}, "methods": "floor"}, "unknown argument of lora 'rnk'"),
     "backend": ({"backend": "bmb"}, "unknown backend 'bmb'. Did you mean 'bnb'"),
     "argument": (

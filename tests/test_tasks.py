@@ -23,26 +23,32 @@ COUNTS = {
     "financial_phrasebank_50agree": {"negative": 604, "neutral": 2879, "positive": 1363},
 }
 REPEATED = {"sms_spam": (440, 0), "financial_phrasebank": (5, 0), "financial_phrasebank_50agree": (9, 4)}
+SHIPPED = ("compliance_notes", "domain_dialogues", "finance_sentiment", "fraud_messages", "support_tickets")
+HUB = ("ag_news", "banking77", "enron_spam", "financial_tweets", "imdb", "sst2", "tweet_sentiment")
+PAIRED = ("dialogsum", "opus100_de_en")  # texts to be turned into texts: no labels
 
 
 @pytest.fixture
-def mirror(monkeypatch: pytest.MonkeyPatch) -> Path:
+def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     if assets.mirror() is None:
         if not MIRROR.is_dir():
             pytest.skip("the data sets are not here; set SLMKIT_ASSETS to a folder that holds them")
         monkeypatch.setenv("SLMKIT_ASSETS", str(MIRROR))
+    monkeypatch.setenv("SLMKIT_CACHE", str(tmp_path))
+    tasks.accept_license("financial_phrasebank")
     return Path(str(assets.mirror()))
 
 
 def test_names_are_those_of_the_issue() -> None:
-    assert tasks.names() == sorted([*COUNTS, "fraud_messages"])
+    assert tasks.names() == sorted([*COUNTS, *SHIPPED, *HUB, *PAIRED])
 
 
 @pytest.mark.parametrize("name", tasks.names())
 def test_a_task_says_all_that_a_record_and_a_prompt_need(name: str) -> None:
     task = tasks.get(name)
     assert task.name == name and task.title and task.noun
-    assert task.labels == tuple(sorted(set(task.labels))) and len(task.labels) > 1
+    assert task.labels == tuple(sorted(set(task.labels))) and (len(task.labels) > 1 or name in PAIRED)
+    assert (task.labels == () and task.label_words == {}) == (name in PAIRED)
     assert task.positive in (None, *task.labels)
     assert task.instruction.endswith(".") and task.instruction.count(".") == 1
     assert set(task.label_words) == set(task.labels) and len(set(task.label_words.values())) == len(task.labels)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+
+import numpy as np
 
 from slmkit import assets
 from slmkit.assets import ModelSource
@@ -70,6 +73,12 @@ def prepare(source: ModelSource) -> ModelSource:
         with assets.atomic_folder(source.folder) as folder:
             convert(source.gguf, folder)
     return source
+
+
+def count_tokens(name: str, texts: Sequence[str], backend: str | None = None) -> np.ndarray:
+    """Tokens of each text for a model, named as `load` names it; int64, shape (n_texts,). No weights are loaded."""
+    source = assets.resolve(name)
+    return engine_for(name, backend).count_tokens(prepare(source), texts)
 
 
 def load(

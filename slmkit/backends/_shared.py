@@ -67,6 +67,11 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) 
     return [(row or [lone_token(tokenizer)])[:max_length] for row in _bare_rows(tokenizer, texts)]
 
 
+def count_tokens(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
+    """Tokens of each text, special ones included; int64, shape (n_texts,)."""
+    return np.array([len(ids) for ids in encode(tokenizer, list(texts))], dtype=np.int64)
+
+
 def _bare_rows(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     if not len(texts):
         return []

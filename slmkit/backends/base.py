@@ -212,6 +212,11 @@ class Backend(ABC):
             What to compute in; None takes what this device does best.
         """
 
+    def count_tokens(self, source: ModelSource, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each text, special ones included; int64, (n_texts,). Loads no weights if it can."""
+        with self.load(source) as model:
+            return model.count_tokens(texts)
+
     @abstractmethod
     def train_lora(
         self,

@@ -105,7 +105,7 @@ class TorchModel(LanguageModel):
 
     def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
         self._check("count tokens")
-        return np.array([len(ids) for ids in shared.encode(self._tokenizer, list(texts))], dtype=np.int64)
+        return shared.count_tokens(self._tokenizer, texts)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         self._check("render a chat")
@@ -205,6 +205,11 @@ class BnbBackend(Backend):
         self, source: ModelSource, *, bits: int = 16, adapter: Path | None = None, dtype: str | None = None
     ) -> LanguageModel:
         return TorchModel(source, check_bits(bits), adapter, dtype)
+
+    def count_tokens(self, source: ModelSource, texts: Sequence[str]) -> np.ndarray:
+        from slmkit.backends._torch.loading import load_tokenizer
+
+        return shared.count_tokens(load_tokenizer(source), texts)
 
     def train_lora(
         self,

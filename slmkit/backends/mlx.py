@@ -44,6 +44,10 @@ class MLXBackend(Backend):
             lora.apply(loaded.net, Path(adapter), source)
         return model.MLXModel(source, bits, loaded, _tokenizer(source.folder))
 
+    def count_tokens(self, source: ModelSource, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each text; see `Backend.count_tokens`."""
+        return shared.count_tokens(_tokenizer(source.folder), texts)
+
     def train_lora(
         self,
         source: ModelSource,

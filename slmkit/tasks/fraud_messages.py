@@ -1,47 +1,17 @@
-"""Fraud messages: texts, e-mails, chats and calls written for this project, nearly half of them fraud; shipped with it.
-
-The rows are made up and carry no person's data; `data/fraud_messages.md` says how they were written.
-"""
+"""Fraud messages: texts, e-mails, chats and calls nearly half of them fraud; written for this project and shipped."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from slmkit.tasks import Task
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-CARD = """# Fraud messages
-Messages written for this project: attempts to defraud beside honest messages on the same subjects.
-
-- Made up, not collected: good for trying things out and for teaching; a score on them says little about real traffic.
-- `group` ties the rows of one story, thread or sender together; they stay on one side of a split.
-- Licence: CC BY 4.0. The full card is `fraud_messages.md` beside the rows.
-"""
-
-
-def load() -> pd.DataFrame:
-    """All rows, with the column group."""
-    from slmkit_data import path
-
-    from slmkit import data
-
-    return data.read(path("fraud_messages.csv"), "text", "label")
-
+from slmkit.tasks._shipped import task
 
 TASKS = (
-    Task(
-        name="fraud_messages",
-        title="Fraud messages",
-        labels=("fraud", "legitimate"),
+    task(
+        "fraud_messages",
+        "Fraud messages",
+        {"fraud": "fraud", "legitimate": "legitimate"},
+        "Decide whether the message is an attempt to defraud its reader or a legitimate message.",
+        "message",
+        n_rows=979,
         positive="fraud",
-        instruction="Decide whether the message is an attempt to defraud its reader or a legitimate message.",
-        label_words={"fraud": "fraud", "legitimate": "legitimate"},
-        noun="message",
-        licence="CC BY 4.0",
-        source="Written for slmkit; see the card fraud_messages.md in slmkit_data",
-        card=CARD,
-        load=load,
     ),
 )

@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from slmkit.sources import DataFile
 from slmkit.tasks import Task
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FILE = "sms_spam/SMSSpamCollection"
-SHA256 = "7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d"
+URL = "https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip"
+DATA = DataFile(
+    "sms_spam/SMSSpamCollection",
+    url=URL,
+    sha256="7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d",
+    member="SMSSpamCollection",
+)
 CARD = """# SMS Spam Collection v.1
 5574 text messages in English: 4827 normal ("ham"), 747 spam, gathered from British and Singaporean sources up to 2011.
 
@@ -24,11 +30,11 @@ CARD = """# SMS Spam Collection v.1
 """
 
 
-def load() -> pd.DataFrame:
+def read() -> pd.DataFrame:
     """All rows in file order, duplicates included."""
-    from slmkit import assets, data
+    from slmkit import data, sources
 
-    lines = assets.file(FILE, SHA256).read_bytes().decode("utf-8").split("\n")
+    lines = sources.path(DATA, "sms_spam").read_bytes().decode("utf-8").split("\n")
     rows = [line.split("\t", 1) for line in lines if line]
     return data.finish([text for _, text in rows], [label for label, _ in rows])
 
@@ -46,6 +52,9 @@ TASKS = (
         source="T. A. Almeida, J. M. Gomez Hidalgo, A. Yamakami: Contributions to the Study of SMS Spam Filtering, "
         "DocEng 2011. https://archive.ics.uci.edu/dataset/228/sms+spam+collection",
         card=CARD,
-        load=load,
+        read=read,
+        n_rows=5574,
+        n_bytes=203_415,
+        data=DATA,
     ),
 )

@@ -178,7 +178,7 @@ class MLXModel(LanguageModel):
     def count_tokens(self, texts: Sequence[str]) -> np.ndarray:
         """Tokens of each text, special ones included; int64 (n_texts,)."""
         self._check_alive()
-        return np.array([len(row) for row in shared.encode(self._tokenizer, texts)], dtype=np.int64)
+        return shared.count_tokens(self._tokenizer, texts)
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Render messages with the model's own template, ready for its answer."""

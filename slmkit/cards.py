@@ -1,0 +1,32 @@
+"""The cards of data sets in reports: found beside the runs or with the task, and turned into HTML that can do nothing.
+
+Cards are Markdown and may quote anything; raw HTML in them is shown as text, links lead nowhere but to http addresses,
+and pictures are left out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from slmkit import folder as folders
+from slmkit import tasks, text
+from slmkit.runs import Run
+
+MAX_CHARACTERS = 50_000
+
+
+def find(run: Run, folder: Path | None) -> str | None:
+    """The card of a run's data, in Markdown; None when there is none."""
+    kept = folders.card_file(folder, run.data_sha256) if folder else None
+    if kept is not None and kept.is_file():
+        return kept.read_text(encoding="utf-8", errors="replace")[:MAX_CHARACTERS]
+    return tasks.named(run.task).card if run.task in tasks.names() else None
+
+
+def to_html(card: str) -> str:
+    """A card as HTML of headings, paragraphs, lists, tables and links."""
+    from markdown_it import MarkdownIt
+
+    reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "html_block", "html_inline"])
+    reader.validateLink = lambda url: url.startswith(("https://", "http://"))  # type: ignore[method-assign]
+    return str(reader.render(text.clean(card, MAX_CHARACTERS, newlines=True)))

@@ -1,0 +1,280 @@
+"""A datasheet of labelled texts: how many, how long, in which languages, which words tell the classes, what is odd.
+
+Odd rows are the same text under two labels, and labels that a classifier trained on the other rows finds improbable
+(confident learning: Northcutt, Jiang, Chuang 2021, JAIR 70, arXiv 1911.00068). They are for a person to look at; some
+are right as they are.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.model_selection import StratifiedGroupKFold
+
+from slmkit import alike, backends, files, leaks, tables, text
+from slmkit.classify import FloorClassifier
+from slmkit.errors import InputError
+from slmkit.leaks import LeakReport
+
+MODEL = "smollm2-135m-instruct"
+MAX_TOKENS = 256  # what LoRA and embeddings read of a text by default
+FOLDS = 5
+MAX_ROWS = 20_000  # of a larger set a stratified sample is cross-validated
+SHORTEST_TEXT = 20  # letters; the language of a shorter text is not guessed
+SURE = 0.9  # probability from which a language counts
+SPREAD = 0.5  # added to each count of a word, so that rare words do not seem telling
+QUARTILES = (5, 50, 95, 100)
+
+
+@dataclass(frozen=True)
+class Datasheet:
+    """What `datasheet` found.
+
+    Attributes
+    ----------
+    n_rows : int
+    labels : dict of str to int
+        Rows by class, the largest first.
+    characters, tokens : dict of str to int
+        Percentiles 5, 50, 95 and 100 of the lengths; `tokens` is empty without a model.
+    model, max_tokens : str or None, int
+        Whose tokens they are, and the length texts are cut to.
+    n_cut : int
+        Texts that are longer than that and lose their end.
+    languages : dict of str to int
+        Texts by ISO 639-1 code; "?" where it could not be told.
+    telling : dict of str to list of str
+        By class the words that occur far more often there than elsewhere.
+    suspicious : DataFrame
+        `row` (from 0), `text`, `label`, `reason`, `suggestion` and `confidence` (of the suggestion; NaN for
+        contradictions), the most doubtful first.
+    floor_accuracy : float or None
+        Cross-validated, of the classifier that judged the labels; None where there are too few rows.
+    repeats : LeakReport
+        Rows that repeat an earlier row.
+    notes : tuple of str
+        What reading the rows had to say.
+    """
+
+    n_rows: int
+    labels: dict[str, int]
+    characters: dict[str, int]
+    tokens: dict[str, int]
+    model: str | None
+    max_tokens: int
+    n_cut: int
+    languages: dict[str, int]
+    telling: dict[str, list[str]]
+    suspicious: pd.DataFrame
+    floor_accuracy: float | None
+    repeats: LeakReport
+    notes: tuple[str, ...]
+
+    def lines(self, examples: int = 5) -> list[str]:
+        """The datasheet as lines of plain text."""
+        shares = ", ".join(f"{text.clean(name, 60)} {n:,} ({n / self.n_rows:.0%})" for name, n in self.labels.items())
+        said = [f"{self.n_rows:,} rows in {len(self.labels)} classes: {shares}"]
+        said += [f"Note: {text.clean(note, 400)}" for note in self.notes]
+        said.append(f"Characters: {_spread(self.characters)}")
+        if self.tokens:
+            cut = f"{self.n_cut:,} texts ({self.n_cut / self.n_rows:.1%}) are longer than {self.max_tokens}"
+            said.append(f"Tokens of {self.model}: {_spread(self.tokens)}; {cut} and lose their end")
+        said.append("Languages: " + ", ".join(f"{code} {n:,}" for code, n in self.languages.items()))
+        for name, words in self.telling.items():
+            said.append(f"Telling of {text.clean(name, 60)}: {', '.join(words) or 'no word'}")
+        said += self.repeats.lines(examples)
+        if self.floor_accuracy is not None:
+            said.append(f"A word-count classifier reaches {self.floor_accuracy:.1%}, cross-validated")
+        said.append(f"{len(self.suspicious):,} rows to look at" + (", the first:" if len(self.suspicious) else ""))
+        for line in self.suspicious.head(examples).to_dict("records"):
+            said.append(
+                f'  - row {line["row"] + 1}, {line["label"]!r}: {line["reason"]}: "{text.clean(line["text"], 90)}"'
+            )
+        return said
+
+    def to_dict(self) -> dict[str, Any]:
+        """The datasheet as JSON values, without texts."""
+        names = ("n_rows", "labels", "characters", "tokens", "model", "max_tokens", "n_cut", "languages", "telling")
+        odd = self.suspicious.drop(columns="text").replace({np.nan: None}).to_dict("records")
+        rest = {"floor_accuracy": self.floor_accuracy, "suspicious": odd, "notes": list(self.notes)}
+        return {name: getattr(self, name) for name in names} | rest | self.repeats.to_dict()
+
+    def save_suspicious(self, path: str | Path) -> Path:
+        """Write the rows to look at as a CSV that is safe to open in a spreadsheet; a file there is left alone."""
+        path = Path(path)
+        if path.exists():
+            raise InputError(f"{path} exists; delete it or choose another name")
+        if path.suffix.lower() != ".csv" or not path.parent.is_dir():
+            raise InputError(f"{path} must end in .csv and lie in a folder that exists")
+        frame = self.suspicious.assign(row=self.suspicious["row"] + 1)
+        for name in ("text", "label", "reason", "suggestion"):
+            frame[name] = frame[name].map(tables.guarded)
+        files.replace(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.3f"))
+        return path
+
+
+def datasheet(
+    frame: pd.DataFrame, *, model: str | None = MODEL, max_tokens: int = MAX_TOKENS, seed: int = 0
+) -> Datasheet:
+    """Look at labelled texts from all sides.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        As `slmkit.read` gives it.
+    model : str or None
+        Whose tokenizer counts; None counts no tokens and needs no model.
+    max_tokens : int
+        The length texts will be cut to, so that the sheet can say how many lose their end.
+    seed : int
+        Of the folds.
+
+    Returns
+    -------
+    Datasheet
+
+    Raises
+    ------
+    InputError
+        No rows, or no column text or label.
+    """
+    missing = [name for name in ("text", "label") if name not in frame]
+    if missing or frame.empty:
+        raise InputError(f"a datasheet needs rows with text and label; {'no ' + ' and '.join(missing) or 'no rows'}")
+    frame = frame.reset_index(drop=True)
+    texts = frame["text"].tolist()
+    lengths = backends.count_tokens(model, texts) if model else np.zeros(0, np.int64)
+    doubtful, accuracy = _doubtful(frame, seed)
+    suspicious = pd.concat([_contradictions(frame), doubtful], ignore_index=True).drop_duplicates("row")
+    return Datasheet(
+        n_rows=len(frame),
+        labels={str(k): int(v) for k, v in frame["label"].value_counts().items()},
+        characters=_percentiles(frame["text"].str.len().to_numpy()),
+        tokens=_percentiles(lengths),
+        model=model,
+        max_tokens=max_tokens,
+        n_cut=int((lengths > max_tokens).sum()),
+        languages=_languages(texts),
+        telling=_telling(frame),
+        suspicious=suspicious.reset_index(drop=True),
+        floor_accuracy=accuracy,
+        repeats=leaks.check({"rows": frame}),
+        notes=tuple(frame.attrs.get("warnings", ())),
+    )
+
+
+def _percentiles(lengths: np.ndarray) -> dict[str, int]:
+    if not len(lengths):
+        return {}
+    return {f"p{q}": int(v) for q, v in zip(QUARTILES, np.percentile(lengths, QUARTILES), strict=True)}
+
+
+def _spread(found: dict[str, int]) -> str:
+    return f"median {found['p50']:,}, nine in ten from {found['p5']:,} to {found['p95']:,}, longest {found['p100']:,}"
+
+
+def _languages(texts: Sequence[str]) -> dict[str, int]:
+    """Texts by language, the commonest first; what is short or unclear counts as "?"."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    known = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    counts: Counter[str] = Counter()
+    for one in texts:
+        letters = sum(map(str.isalpha, one[:1000]))
+        code, probability = known.classify(one[:1000]) if letters >= SHORTEST_TEXT else ("?", 0.0)
+        counts[code if probability >= SURE else "?"] += 1
+    return dict(counts.most_common())
+
+
+def _telling(frame: pd.DataFrame, most: int = 8) -> dict[str, list[str]]:
+    """Words by class, by the log of their share of rows there against elsewhere, weighed by how many rows hold them."""
+    counter = CountVectorizer(binary=True, min_df=2, stop_words="english")
+    try:
+        counts = counter.fit_transform(frame["text"])
+    except ValueError:  # no word occurs twice
+        return {}
+    words, labels = counter.get_feature_names_out(), frame["label"].to_numpy()
+    found = {}
+    for name in frame["label"].value_counts().index[:20]:
+        inside = labels == name
+        here, there = (np.asarray(counts[mask].sum(axis=0)).ravel() for mask in (inside, ~inside))
+        ratio = (here + SPREAD) / (inside.sum() + 1) / ((there + SPREAD) / ((~inside).sum() + 1))
+        score = here * np.log(ratio)
+        best = [i for i in score.argsort()[::-1][:most] if score[i] > 0 and ratio[i] >= 1.5]
+        found[str(name)] = [text.clean(words[i], 30) for i in best]
+    return found
+
+
+def _contradictions(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows whose text, normalised, stands under another label too."""
+    keys = frame["text"].map(alike.normalise)
+    rows = frame[(frame["label"].groupby(keys).transform("nunique") > 1).to_numpy()]
+    labels: dict[str, set[str]] = {}
+    for key, label in zip(keys[rows.index], rows["label"], strict=True):
+        labels.setdefault(key, set()).add(label)
+    others = [sorted(labels[key] - {label}) for key, label in zip(keys[rows.index], rows["label"], strict=True)]
+    return _rows(rows, "the same text stands under another label", [" or ".join(o) for o in others], np.nan)
+
+
+def _doubtful(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, float | None]:
+    """Rows whose label the classifier, trained without them, finds improbable; and its accuracy.
+
+    A row is doubtful when another class has at least the probability that rows of that class have on average, and its
+    own class has less than rows of it have on average.
+    """
+    sample = _sampled(frame, seed)
+    smallest = sample["label"].value_counts().min()
+    if smallest < 4:
+        return _rows(frame[:0], "", [], np.nan), None
+    proba, classes = _out_of_fold(sample, min(FOLDS, int(smallest) // 2), seed)
+    codes = np.searchsorted(classes, sample["label"].to_numpy().astype(str))
+    own = proba[np.arange(len(sample)), codes]
+    usual = np.array([proba[codes == c, c].mean() for c in range(len(classes))])  # (n_classes,)
+    best = proba.argmax(axis=1)
+    odd = (best != codes) & (proba.max(axis=1) >= usual[best]) & (own < usual[codes])
+    order = np.flatnonzero(odd)[np.argsort(-(proba.max(axis=1) - own)[odd], kind="stable")]
+    reasons = [f"{str(classes[best[i]])!r} is far likelier by the other rows" for i in order]
+    rows = sample.iloc[order]
+    accuracy = float((best == codes).mean())
+    return _rows(rows, reasons, [str(classes[best[i]]) for i in order], proba[order].max(axis=1)), accuracy
+
+
+def _sampled(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
+    if len(frame) <= MAX_ROWS:
+        return frame
+    return frame.groupby("label").sample(frac=MAX_ROWS / len(frame), random_state=seed).sort_index()
+
+
+def _out_of_fold(frame: pd.DataFrame, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of every row by a classifier that has not seen it nor its near-duplicates, (n_rows, n_classes)."""
+    classes = np.unique(frame["label"].to_numpy().astype(str))
+    proba = np.zeros((len(frame), len(classes)))
+    near = alike.clusters(len(frame), alike.pairs(frame["text"].map(alike.normalise))[0])
+    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(frame, frame["label"], near)
+    for train, test in parts:
+        rows = frame.iloc[train]
+        counts = rows["label"].value_counts()
+        rows = rows[rows["label"].isin(counts.index[counts >= 2])]
+        floor = FloorClassifier(seed=seed).fit(rows["text"].tolist(), rows["label"].tolist())
+        columns = np.searchsorted(classes, floor.classes_.astype(str))
+        proba[np.ix_(test, columns)] = floor.predict_proba(frame["text"].iloc[test].tolist())
+    return proba, classes
+
+
+def _rows(rows: pd.DataFrame, reason: str | list[str], suggestion: list[str], confidence: Any) -> pd.DataFrame:
+    values = {
+        "row": rows.index.to_numpy(),
+        "text": rows["text"].to_numpy(),
+        "label": rows["label"].to_numpy(),
+        "reason": reason,
+        "suggestion": suggestion,
+        "confidence": confidence,
+    }
+    return pd.DataFrame(values)
