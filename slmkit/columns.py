@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from slmkit import tables
-from slmkit.errors import InputError, listed
+from slmkit.errors import InputError, listed, short
 from slmkit.tables import near_column
 
 TEXT_NAMES = (
@@ -29,8 +29,12 @@ def choose(
     text: str | Sequence[str] | None,
     label: str | None,
     split: str | None = None,
+    *,
+    labelled: bool = True,
 ) -> tuple[list[str], str, list[str]]:
     """Text columns, label column, and how they were found where nobody named them.
+
+    Without `labelled` rows may do without labels: the label column is "" when none is named and none is called so.
 
     Raises `InputError` with every unknown column (and the near names), or when columns cannot be told apart.
     """
@@ -44,21 +48,31 @@ def choose(
                 near_column(given, columns)
         except InputError as error:
             problems.append(str(error))
-    if len(columns) < 2:
+    if twice := sorted({c for c in columns if columns.count(c) > 1}):
+        problems.append(f"column names must differ; more than once: {listed(twice)}")
+    if len(columns) < 2 and labelled:
         problems.append(f"two columns are needed, texts and labels; there is only {listed(columns)}")
     elif label is not None and label in texts:
-        problems.append(f"text and label cannot both be column {label!r}")
+        problems.append(f"text and label cannot both be column {short(label)!r}")
     if problems:
         tables.fail(where, problems)
     free = [c for c in columns if c != split]
-    if label is None:
+    if label is None and not labelled:
+        label = _by_name([c for c in free if c not in texts], LABEL_NAMES) or ""
+    elif label is None:
         label, why = _guess_label(where, table, [c for c in free if c not in texts])
-        notes += [f"label column {label!r} taken {why}"] if label != "label" else []
+        notes += [f"label column {short(label)!r} taken {why}"] if label != "label" else []
     if not texts:
         name, why = _guess_text(where, table, [c for c in free if c != label])
-        notes += [f"text column {name!r} taken {why}"] if name != "text" else []
+        notes += [f"text column {short(name)!r} taken {why}"] if name != "text" else []
         texts = [name]
     return texts, label, notes
+
+
+def cells(table: pd.DataFrame, name: str) -> list[Any]:
+    """The values of a column; what pandas calls missing (NaN, NA, NaT) is None."""
+    column = table[name]
+    return list(column.astype(object).where(column.notna(), None))
 
 
 def _listed(text: str | Sequence[str] | None, columns: Sequence[str]) -> list[str]:
@@ -81,7 +95,7 @@ def refuse_missing_header(table: tables.Table, cells: dict[str, list[Any]]) -> N
         others = [other for other in table.columns if other != name]
         if name and name in column and not (_by_name(others, TEXT_NAMES) or _by_name(others, LABEL_NAMES)):
             raise InputError(
-                f"{table.path}: the first line looks like a row, not like column names ({name!r} "
+                f"{table.path}: the first line looks like a row, not like column names ({short(name)!r} "
                 "stands in its column again). Put a line with column names first, for example: label,text"
             )
 
@@ -95,7 +109,7 @@ def _guess_label(where: str, table: pd.DataFrame, columns: list[str]) -> tuple[s
     if name := _by_name(columns, LABEL_NAMES):
         return name, "by its name"
     text_name = _by_name(columns, TEXT_NAMES)
-    distinct = {c: table[c].map(tables.as_text).nunique() for c in columns if c not in (text_name, *NEITHER)}
+    distinct = {c: len(set(map(tables.as_text, cells(table, c)))) for c in columns if c not in (text_name, *NEITHER)}
     few = {c: n for c, n in distinct.items() if 2 <= n <= min(MAX_GUESSED_CLASSES, len(table) // 2)}
     if len(few) != 1:
         raise InputError(
@@ -111,7 +125,7 @@ def _guess_text(where: str, table: pd.DataFrame, columns: list[str]) -> tuple[st
         return name, "by its name"
     if len(columns) == 1:
         return columns[0], "because no other is left"
-    lengths = sorted(((float(table[c].map(lambda v: len(tables.as_text(v))).mean()), c) for c in columns), reverse=True)
+    lengths = sorted(((_mean_length(cells(table, c)), c) for c in columns), reverse=True)
     (longest, name), (second, _) = lengths[:2]
     if longest < 2 * second:
         raise InputError(
@@ -119,3 +133,7 @@ def _guess_text(where: str, table: pd.DataFrame, columns: list[str]) -> tuple[st
             f"Columns: {listed(columns)}"
         )
     return name, f"because its values are the longest ({longest:.0f} characters on average)"
+
+
+def _mean_length(values: Sequence[Any]) -> float:
+    return sum(len(tables.as_text(value)) for value in values) / len(values)

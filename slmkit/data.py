@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,27 @@ import pandas as pd
 
 from slmkit import columns, excel, labels, parquet, tables
 from slmkit.alike import normalise
-from slmkit.errors import InputError, listed
+from slmkit.errors import InputError, listed, short
 from slmkit.splits import Split, deduplicate, given, split
 from slmkit.tables import near_column
 
-__all__ = ["Split", "deduplicate", "finish", "frame_sha256", "given", "near_column", "normalise", "read", "split"]
+__all__ = [
+    "Split",
+    "deduplicate",
+    "finish",
+    "frame_sha256",
+    "given",
+    "near_column",
+    "normalise",
+    "read",
+    "rows",
+    "split",
+]
 
 log = logging.getLogger(__name__)
 
 MAX_CHARACTERS = 20_000
+_BREAK = re.compile(r"[ \t]*[\r\n]+[ \t]*")
 PARTS = {
     **dict.fromkeys(("train", "training", "tr"), "train"),
     **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
@@ -75,15 +88,45 @@ def read(
     used = {*texts, label_column, split_column}
     frame = finish(
         _joined(table, texts),
-        table[label_column].tolist(),
-        table["group"].tolist() if "group" in table and "group" not in used else None,
-        _parts(where, table, split_column or ("part" if _is_dict(path_or_frame) else None)),
+        columns.cells(table, label_column),
+        columns.cells(table, "group") if "group" in table and "group" not in used else None,
+        columns.cells(table, "part") if _is_dict(path_or_frame) else _parts(where, table, split_column),
         warnings=[*warnings, *guesses],
         relabel=relabel,
     )
     _check_classes(where, frame, label_column)
     for warning in frame.attrs["warnings"]:
         log.warning("%s: %s", where, warning)
+    return frame
+
+
+def rows(
+    path_or_frame: Any,
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    *,
+    split_column: str | None = None,
+) -> pd.DataFrame:
+    """Read texts for looking at, with the labels, groups and parts they have; nothing is required but a text.
+
+    Parameters and the file kinds are those of `read`. Returns the columns text and, where there are such, label, group
+    and part; rows without a text are dropped, and counted in `attrs["warnings"]`.
+    """
+    where, table, notes = _table(path_or_frame, guessing=text_column is None)
+    texts, label, guesses = columns.choose(where, table, text_column, label_column, split_column, labelled=False)
+    frame = pd.DataFrame({"text": list(map(tables.as_text, _joined(table, texts)))}, dtype=object)
+    for name, column in (("label", label), ("group", "group")):
+        if column in table and column not in texts:
+            frame[name] = [tables.as_text(value).strip() for value in columns.cells(table, column)]
+    if parts := _parts(where, table, split_column):
+        frame["part"] = parts
+    filled = frame["text"].map(lambda text: bool(text.strip()))
+    if not filled.all():
+        notes = [*notes, f"{(~filled).sum():,} of {len(frame):,} rows dropped: empty text or only spaces"]
+    frame = frame[filled].reset_index(drop=True)
+    if frame.empty:
+        raise InputError(f"{where} holds no text")
+    frame.attrs = {"warnings": [*notes, *guesses]}
     return frame
 
 
@@ -112,7 +155,7 @@ def finish(
         As `read` takes it.
     """
     raw = [tables.as_text(v) for v in labels_]
-    found = {"text": [tables.as_text(t) for t in texts], "label": [v.strip() for v in raw]}
+    found = {"text": [tables.as_text(t) for t in texts], "label": [_BREAK.sub(" ", v.strip()) for v in raw]}
     if groups is not None:
         found["group"] = [tables.as_text(g).strip() for g in groups]
     if parts is not None:
@@ -120,6 +163,8 @@ def finish(
     frame, notes = pd.DataFrame(found, dtype=object), list(warnings)
     if spaced := sum(v != v.strip() and bool(v.strip()) for v in raw):
         notes.append(f"{spaced:,} labels had spaces around them, which were taken off")
+    if broken := sum(_BREAK.search(v.strip()) is not None for v in raw):
+        notes.append(f"{broken:,} labels had line breaks in them, which are read as spaces")
     no_label, no_text = frame["label"] == "", frame["text"].map(lambda t: not t.strip())
     if no_label.any():
         notes.append(f"{no_label.sum():,} of {len(frame):,} rows dropped: no label")
@@ -164,8 +209,11 @@ def _table(source: Any, *, guessing: bool) -> tuple[str, pd.DataFrame, list[str]
             raise InputError("the frame has no rows")
         return "the frame", source.set_axis([str(c) for c in source.columns], axis=1), []
     if _is_dict(source):
-        parts = [_plain(part).assign(part=str(name)) for name, part in source.items()]
-        return "the DatasetDict", pd.concat(parts, ignore_index=True), []
+        parts = {str(name): _plain(part) for name, part in source.items()}
+        named = [frame.assign(part=PARTS.get(name.casefold(), "")) for name, frame in parts.items()]
+        other = [f"{short(name)!r} ({len(f):,} rows)" for name, f in parts.items() if name.casefold() not in PARTS]
+        notes = [f"neither train, validation nor test by their names: {', '.join(other)}"] if other else []
+        return "the DatasetDict", pd.concat(named, ignore_index=True), notes
     if hasattr(source, "features") and hasattr(source, "to_pandas"):
         return "the Dataset", _plain(source), []
     if not isinstance(source, (str, Path)):
@@ -215,57 +263,74 @@ def _load(path: Path, *, guessing: bool) -> tuple[pd.DataFrame, list[str]]:
 def _joined(table: pd.DataFrame, names: Sequence[str]) -> list[object]:
     """The texts; of several columns those that are not empty, a line each."""
     if len(names) == 1:
-        return list(table[names[0]])
-    cells = zip(*(table[name].map(tables.as_text) for name in names), strict=True)
-    return ["\n".join(cell for cell in row if cell.strip()) for row in cells]
+        return columns.cells(table, names[0])
+    rows = zip(*(map(tables.as_text, columns.cells(table, name)) for name in names), strict=True)
+    return ["\n".join(cell for cell in row if cell.strip()) for row in rows]
 
 
 def _parts(where: str, table: pd.DataFrame, column: str | None) -> list[str] | None:
     if column is None:
         return None
-    values = table[column].map(tables.as_text).str.strip().str.casefold()
+    values = pd.Series(list(map(tables.as_text, columns.cells(table, column)))).str.strip().str.casefold()
     wrong = sorted(set(values) - set(PARTS) - {""})
     if wrong:
         raise InputError(
-            f"{where}: column {column!r} must say train, validation or test (or nothing, for rows of no part); "
+            f"{where}: column {short(column)!r} must say train, validation or test (or nothing, for rows of no part); "
             f"it says {listed(wrong)}"
         )
-    missing = {"train", "test"} - set(values.map(PARTS.get))
+    there = set(values.map(PARTS.get))
+    missing = [
+        what for what, found in (("train", "train" in there), ("test", there & {"test", "validation"})) if not found
+    ]
     if missing:
-        raise InputError(f"{where}: column {column!r} names no {' and no '.join(sorted(missing))} row")
+        raise InputError(f"{where}: column {short(column)!r} names no {' and no '.join(missing)} row")
     return [PARTS.get(value, "") for value in values]
 
 
 def _relabel(frame: pd.DataFrame, relabel: str | Mapping[str, str] | None) -> list[str]:
     """Rename labels in place if asked to, and say what was done or could be."""
     if isinstance(relabel, str) and relabel != "proposed":
-        raise InputError(f"relabel must be 'proposed' or a mapping of old labels to new; got {relabel!r}")
+        raise InputError(f"relabel must be 'proposed' or a mapping of old labels to new; got {short(relabel)!r}")
     proposals = labels.propose(frame["label"])
     if relabel is None:
         if not proposals:
             return []
         said = [p.sentence() for p in proposals]
         return [*said, "no label was changed; relabel='proposed' (--relabel) merges what is named here"]
-    into = labels.mapping(proposals) if isinstance(relabel, str) else dict(relabel)
-    unknown = sorted(set(into) - set(frame["label"]))
-    if unknown:
-        raise InputError(f"relabel names labels that do not occur: {listed(unknown)}")
+    if isinstance(relabel, str):
+        into = labels.mapping(proposals)
+    else:
+        into = {tables.as_text(old): tables.as_text(new).strip() for old, new in relabel.items()}
+    problems = []
+    if unknown := sorted(set(into) - set(frame["label"])):
+        problems.append(f"relabel names labels that do not occur: {listed(unknown)}")
+    if empty := sorted(old for old, new in into.items() if not new):
+        problems.append(f"relabel gives no new label for {listed(empty)}")
+    if problems:
+        raise InputError("; ".join(problems))
     counts = frame["label"].value_counts()
     frame["label"] = frame["label"].map(lambda label: into.get(label, label))
-    return [f"label {old!r} renamed to {new!r} in {counts[old]:,} rows, as asked" for old, new in into.items()]
+    return [
+        f"label {short(old)!r} renamed to {short(new)!r} in {counts[old]:,} rows, as asked" for old, new in into.items()
+    ]
 
 
 def _check_classes(where: str, frame: pd.DataFrame, label_column: str) -> None:
     counts = frame["label"].value_counts()
     if len(counts) == 0:
         tables.fail(where, [f"no usable row is left: {'; '.join(frame.attrs['warnings'])}"])
-    problems = []
+    problems, column = [], short(label_column)
     if len(counts) == 1:
-        problems.append(f"column {label_column!r} holds one class only ({counts.index[0]!r}); two are needed")
+        problems.append(f"column {column!r} holds one class only ({short(counts.index[0])!r}); two are needed")
     single = sorted(counts.index[counts == 1])
     if len(single) > 10:
-        problems.append(f"{len(single):,} classes have one row each; is {label_column!r} the label column?")
+        problems.append(f"{len(single):,} classes have one row each; is {column!r} the label column?")
     elif len(counts) > 1:
-        problems += [f"class {name!r} has one row; merge it into another class or drop it" for name in single]
+        meant = {p.found: p.into for p in labels.propose(frame["label"])}
+        for name in single:
+            into = (
+                f"is {short(meant[name])!r} meant? relabel='proposed' (--relabel) merges them" if name in meant else ""
+            )
+            problems.append(f"class {short(name)!r} has one row; {into or 'merge it into another class or drop it'}")
     if problems:
         tables.fail(where, problems)

@@ -87,14 +87,18 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Find rows that repeat each other inside a table, and rows of one table or part that stand in another."""
-    from slmkit import leaks, tasks
-    from slmkit.splitfile import GivenSplit
+    from slmkit import data, leaks, tasks
 
-    split = GivenSplit(column=split_column)
+    known = tasks.names()
     parts: dict[str, Any] = {}
     for one in filter(None, (file, file2)):
-        frame = tasks.get(one, text_column, label_column, split if one not in tasks.names() else None).load()
-        parts |= _parts(_free_name(Path(one).stem if one not in tasks.names() else one, parts), frame, split_column)
+        if one in known:
+            frame = tasks.named(one).load()
+        else:
+            frame = data.rows(one, text_column, label_column, split_column=split_column)
+            for warning in frame.attrs["warnings"]:
+                _say(f"{one}: {warning}")
+        parts |= _parts(_free_name(one if one in known else Path(one).stem, parts), frame, split_column)
     report = leaks.check(parts)
     print(json.dumps(report.to_dict()) if as_json else "\n".join(report.lines(examples)))
 

@@ -1,12 +1,13 @@
 """A datasheet of labelled texts: how many, how long, in which languages, which words tell the classes, what is odd.
 
-Odd rows are the same text under two labels, and labels that a classifier trained on the other rows finds improbable
-(confident learning: Northcutt, Jiang, Chuang 2021, JAIR 70, arXiv 1911.00068). They are for a person to look at; some
-are right as they are.
+Odd rows are the same text under two labels, and labels that a classifier trained on the other rows finds improbable,
+ranked by the probability of their own label (self-confidence: Kuan, Mueller 2022, "Model-agnostic label quality
+scoring"; Northcutt, Jiang, Chuang 2021, arXiv 1911.00068). They are for a person to look at; many are right.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,16 +17,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from slmkit import alike, backends, files, leaks, tables, text
-from slmkit.classify import FloorClassifier
-from slmkit.errors import InputError
+from slmkit.errors import InputError, short
+from slmkit.floor import unseen_probabilities
 from slmkit.leaks import LeakReport
 
 MODEL = "smollm2-135m-instruct"
 MAX_TOKENS = 256  # what LoRA and embeddings read of a text by default
 FOLDS = 5
+MOST_DOUBTFUL = 0.15  # share of the rows that is listed at most; a longer list nobody reads
 MAX_ROWS = 20_000  # of a larger set a stratified sample is cross-validated
 SHORTEST_TEXT = 20  # letters; the language of a shorter text is not guessed
 SURE = 0.9  # probability from which a language counts
@@ -94,9 +96,8 @@ class Datasheet:
             said.append(f"A word-count classifier reaches {self.floor_accuracy:.1%}, cross-validated")
         said.append(f"{len(self.suspicious):,} rows to look at" + (", the first:" if len(self.suspicious) else ""))
         for line in self.suspicious.head(examples).to_dict("records"):
-            said.append(
-                f'  - row {line["row"] + 1}, {line["label"]!r}: {line["reason"]}: "{text.clean(line["text"], 90)}"'
-            )
+            who, shown = f"row {line['row'] + 1}, {short(line['label'])!r}", text.clean(line["text"], 90)
+            said.append(f'  - {who}: {line["reason"]}: "{shown}"')
         return said
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,7 +117,8 @@ class Datasheet:
         frame = self.suspicious.assign(row=self.suspicious["row"] + 1)
         for name in ("text", "label", "reason", "suggestion"):
             frame[name] = frame[name].map(tables.guarded)
-        files.replace(path, frame.to_csv(index=False, lineterminator="\n", float_format="%.3f"))
+        document = frame.to_csv(index=False, lineterminator="\r\n", float_format="%.3f")  # so that \r is quoted too
+        files.replace(path, document)
         return path
 
 
@@ -226,21 +228,19 @@ def _contradictions(frame: pd.DataFrame) -> pd.DataFrame:
 def _doubtful(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, float | None]:
     """Rows whose label the classifier, trained without them, finds improbable; and its accuracy.
 
-    A row is doubtful when another class has at least the probability that rows of that class have on average, and its
-    own class has less than rows of it have on average.
+    A row is doubtful when another class is likelier than its own; the least probable labels come first.
     """
     sample = _sampled(frame, seed)
     smallest = sample["label"].value_counts().min()
-    if smallest < 4:
+    if smallest < 4 or sample["label"].nunique() < 2:
         return _rows(frame[:0], "", [], np.nan), None
-    proba, classes = _out_of_fold(sample, min(FOLDS, int(smallest) // 2), seed)
+    proba, classes = _unseen(sample, min(FOLDS, int(smallest) // 2), seed)
     codes = np.searchsorted(classes, sample["label"].to_numpy().astype(str))
     own = proba[np.arange(len(sample)), codes]
-    usual = np.array([proba[codes == c, c].mean() for c in range(len(classes))])  # (n_classes,)
     best = proba.argmax(axis=1)
-    odd = (best != codes) & (proba.max(axis=1) >= usual[best]) & (own < usual[codes])
-    order = np.flatnonzero(odd)[np.argsort(-(proba.max(axis=1) - own)[odd], kind="stable")]
-    reasons = [f"{str(classes[best[i]])!r} is far likelier by the other rows" for i in order]
+    odd = np.flatnonzero((best != codes) & (proba.max(axis=1) > own))
+    order = odd[np.argsort(own[odd], kind="stable")][: math.ceil(MOST_DOUBTFUL * len(sample))]
+    reasons = [f"{short(classes[best[i]])!r} is likelier by the other rows" for i in order]
     rows = sample.iloc[order]
     accuracy = float((best == codes).mean())
     return _rows(rows, reasons, [str(classes[best[i]]) for i in order], proba[order].max(axis=1)), accuracy
@@ -252,20 +252,17 @@ def _sampled(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
     return frame.groupby("label").sample(frac=MAX_ROWS / len(frame), random_state=seed).sort_index()
 
 
-def _out_of_fold(frame: pd.DataFrame, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of every row by a classifier that has not seen it nor its near-duplicates, (n_rows, n_classes)."""
-    classes = np.unique(frame["label"].to_numpy().astype(str))
-    proba = np.zeros((len(frame), len(classes)))
+def _unseen(frame: pd.DataFrame, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities (n_rows, n_classes) by a classifier that saw neither the row nor its near-duplicates, and classes.
+
+    A class whose rows are all near-duplicates would be missing from a fold; then rows count one by one.
+    """
+    classes, codes = np.unique(frame["label"].to_numpy().astype(str), return_inverse=True)
     near = alike.clusters(len(frame), alike.pairs(frame["text"].map(alike.normalise))[0])
-    parts = StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(frame, frame["label"], near)
-    for train, test in parts:
-        rows = frame.iloc[train]
-        counts = rows["label"].value_counts()
-        rows = rows[rows["label"].isin(counts.index[counts >= 2])]
-        floor = FloorClassifier(seed=seed).fit(rows["text"].tolist(), rows["label"].tolist())
-        columns = np.searchsorted(classes, floor.classes_.astype(str))
-        proba[np.ix_(test, columns)] = floor.predict_proba(frame["text"].iloc[test].tolist())
-    return proba, classes
+    parts = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(frame, codes, near))
+    if any(len(np.unique(codes[train])) < len(classes) for train, _ in parts):
+        parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(frame, codes))
+    return unseen_probabilities(frame["text"].tolist(), codes, parts, seed), classes
 
 
 def _rows(rows: pd.DataFrame, reason: str | list[str], suggestion: list[str], confidence: Any) -> pd.DataFrame:

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from slmkit import tables
 from slmkit.errors import InputError, listed
 
 KINDS = (".xlsx", ".xlsm", ".xls", ".ods")
 
 
 def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The first sheet that holds rows, its first row as column names, and what should be said about it.
+    """The first sheet that holds rows, its first filled row as column names, and what should be said about it.
+
+    Words such as NA or null are texts, as in a CSV file; a column without a name and without values is left out.
 
     Raises
     ------
@@ -23,13 +26,25 @@ def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
         raise InputError(f"{path} is empty (0 bytes)")
     try:
         with pd.ExcelFile(path, engine="calamine") as book:
-            sheets = {str(name): book.parse(name, dtype=object) for name in book.sheet_names}
+            sheets = {
+                str(name): book.parse(name, header=None, dtype=object, keep_default_na=False, na_values=[""])
+                for name in book.sheet_names
+            }
     except Exception as error:  # calamine has an exception of its own for each thing that can be wrong
         raise InputError(f"{path} is not a readable workbook (cut off, altered or with a password): {error}") from error
-    filled = [name for name, sheet in sheets.items() if len(sheet) and len(sheet.columns)]
+    filled = {name: frame for name, sheet in sheets.items() if not (frame := _with_names(sheet)).empty}
     if not filled:
         raise InputError(f"{path} has no sheet with column names and rows")
-    frame = sheets[filled[0]]
-    frame = frame.set_axis([str(c).strip() for c in frame.columns], axis=1)
-    notes = [f"sheet {filled[0]!r} read; the others were not: {listed(filled[1:])}"] if len(filled) > 1 else []
-    return frame, notes
+    first, *others = filled
+    notes = [f"sheet {first!r} read; the others were not: {listed(others)}"] if others else []
+    return filled[first], notes
+
+
+def _with_names(sheet: pd.DataFrame) -> pd.DataFrame:
+    """A sheet whose first filled row has become the names of its columns."""
+    sheet = sheet.dropna(how="all")
+    if sheet.empty:
+        return sheet
+    names = [tables.as_text(None if pd.isna(value) else value).strip() for value in sheet.iloc[0]]
+    frame = sheet.iloc[1:].set_axis(names, axis=1).reset_index(drop=True)
+    return frame.loc[:, [bool(name) or bool(frame.iloc[:, i].notna().any()) for i, name in enumerate(names)]]

@@ -35,6 +35,7 @@ BACK_OFF_S, LONGEST_WAIT_S = 1.0, 60.0
 SPARE_BYTES = 50_000_000  # of the disk that stay free
 BLOCK = 2**18
 PROGRESS_S = 0.25
+KEPT = "What came is kept; the same command goes on"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 Progress = Callable[[Mapping[str, Any]], None]
 
@@ -96,7 +97,7 @@ def download(
     sha256 : str or None
         What it must be. None accepts what comes; the result says what that was.
     n_bytes : int or None
-        Its size, where known beforehand, so that a disk too small is told before the first byte.
+        Its size, where known beforehand: a disk too small is told before the first byte, another size is another file.
     token : str or None
         Sent as a bearer token to the host of `url`, and not along redirects.
     progress : callable or None
@@ -118,24 +119,23 @@ def download(
         No space on the disk, a stop, or another process at work on the same file.
     """
     _check_scheme(url)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fetching = _Fetching(url, target, n_bytes, token, progress, cancel, policy or Policy())
+    fetching = _Fetching(url, target, sha256, n_bytes, token, progress, cancel, policy or Policy())
     with fetching.part_file() as part:
         fetching.fetch(part)
-        found = _hash(part)
-        if sha256 is not None and found != sha256 and fetching.resumed:
-            log.warning("%s: what an earlier call left does not fit; fetching all of it again", target.name)
+        found = _measured(part)
+        if fetching.resumed and fetching.misfit(**found):
+            log.warning("%s: the pieces of several calls do not fit; fetching all of it again", target.name)
             fetching.restart(part)
             fetching.fetch(part)
-            found = _hash(part)
-        size = part.seek(0, os.SEEK_END)
-        if sha256 is not None and found != sha256:
-            fetching.forget()
-            raise AssetError(f"{url} gave another file than expected: SHA-256 must be {sha256}; got {found}")
-        os.fsync(part.fileno())
-        os.replace(fetching.part, target)
-    fetching.forget()
-    return {"sha256": found, "bytes": size}
+            found = _measured(part)
+        if misfit := fetching.misfit(**found):
+            fetching.restart(part)
+            raise AssetError(f"{url} gave another file than expected: {misfit}")
+        with files.on_disk(target, KEPT):
+            os.fsync(part.fileno())
+            os.replace(fetching.part, target)
+            fetching.state.unlink(missing_ok=True)
+    return found
 
 
 class _Fetching:
@@ -145,33 +145,43 @@ class _Fetching:
         self,
         url: str,
         target: Path,
+        sha256: str | None,
         n_bytes: int | None,
         token: str | None,
         progress: Progress | None,
         cancel: threading.Event | None,
         policy: Policy,
     ) -> None:
-        self.url, self.target, self.total, self.token = url, target, n_bytes, token
+        self.url, self.target, self.token = url, target, token
+        self.sha256, self.n_bytes, self.total = sha256, n_bytes, n_bytes
         self.progress, self.cancel, self.policy = progress, cancel or threading.Event(), policy
         self.part = target.with_name(target.name + ".part")
         self.state = target.with_name(target.name + ".part.json")
         self.tag: str | None = None
-        self.resumed = False
+        self.resumed, self.restarts = False, 0
         self.began, self.said, self.began_at = time.monotonic(), 0.0, 0
         self.opener = urllib.request.build_opener(_Redirect)
 
     @contextlib.contextmanager
     def part_file(self) -> Iterator[IO[bytes]]:
-        """The part, open for this process alone; emptied when it is of another address."""
-        with open(self.part, "a+b", buffering=0) as part:
-            _lock(part)
+        """The part, open for this process alone; emptied when it is of another address, removed when it stays empty."""
+        with files.on_disk(self.part):
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            part = _open_locked(self.part)
+        with part:
             known = self._known()
             size = part.seek(0, os.SEEK_END)
             if size and known.get("url") == self.url:
                 self.tag, self.resumed = known.get("tag"), True
             elif size:
                 part.truncate(0)
-            yield part
+            try:
+                yield part
+            except BaseException:
+                if part.seek(0, os.SEEK_END) == 0:
+                    for path in (self.state, self.part):
+                        path.unlink(missing_ok=True)
+                raise
 
     def fetch(self, part: IO[bytes]) -> None:
         """Get what is missing, trying again while that may help."""
@@ -181,19 +191,16 @@ class _Fetching:
             try:
                 self._stop_if_asked()
                 return self._attempt(part, before)
-            except OSError as error:
-                if files.disk_full(error):
-                    raise SlmkitError(f"{self.target}: the disk is full; what came is kept, go on later") from error
-                again = _Again(_why(error))
-            except http.client.HTTPException as error:
+            except SlmkitError:  # AssetError is an OSError too, and trying again would not mend it
+                raise
+            except (OSError, http.client.HTTPException) as error:
                 again = _Again(_why(error))
             except _Again as error:
                 again = error
             failures = 1 if part.seek(0, os.SEEK_END) > before else failures + 1
-            if failures >= self.policy.tries:
-                raise AssetError(
-                    f"cannot fetch {self.url}: {again} ({failures} tries). What came is kept; the same command goes on"
-                ) from again
+            in_vain = max(failures, self.restarts)  # bytes that are thrown away again and again are no progress
+            if in_vain >= self.policy.tries:
+                raise AssetError(f"cannot fetch {self.url}: {again} ({in_vain} tries in a row). {KEPT}") from again
             wait_s = min(self.policy.back_off_s * 2 ** (failures - 1), LONGEST_WAIT_S)
             wait_s = wait_s if again.after_s is None else min(again.after_s, LONGEST_WAIT_S)
             log.info("%s: %s; trying again in %.1f s", self.target.name, again, wait_s)
@@ -202,46 +209,55 @@ class _Fetching:
     def restart(self, part: IO[bytes]) -> None:
         """Throw away what came."""
         part.truncate(0)
-        self.resumed, self.tag = False, None
+        self.resumed, self.tag, self.total, self.restarts = False, None, self.n_bytes, self.restarts + 1
 
-    def forget(self) -> None:
-        """Remove part and state, if they are there."""
-        for path in (self.state, self.part):
-            path.unlink(missing_ok=True)
+    def misfit(self, sha256: str, bytes: int) -> str | None:
+        """What is wrong with the whole file, or None."""
+        if self.sha256 not in (None, sha256):
+            return f"SHA-256 must be {self.sha256}; got {sha256}"
+        return None if self.n_bytes in (None, bytes) else f"it must have {self.n_bytes:,} bytes; got {bytes:,}"
 
     def _attempt(self, part: IO[bytes], have: int) -> None:
+        if have and not (self.tag or self.sha256):  # nothing would tell two versions of the file apart
+            self.restart(part)
+            have = 0
         headers = {"User-Agent": "slmkit", "Accept-Encoding": "identity"}
         request = urllib.request.Request(self.url, headers=headers)  # noqa: S310 - the scheme was checked
         if self.token:
             request.add_unredirected_header("Authorization", f"Bearer {self.token}")
         if have:
             request.add_header("Range", f"bytes={have}-")
-            if self.tag:
+            if self.tag and not self.tag.startswith("W/"):  # RFC 9110, 13.1.5; `_receive` compares weak ones
                 request.add_header("If-Range", self.tag)
         try:
             answer = self.opener.open(request, timeout=self.policy.stall_s)
         except urllib.error.HTTPError as error:
             with error:
                 return self._refused(error, part, have)
+        except ValueError as error:
+            raise AssetError(f"cannot fetch {self.url}: it leads to an address that is none ({error})") from error
         with answer:
             self._receive(answer, part, have)
 
     def _receive(self, answer: Any, part: IO[bytes], have: int) -> None:
-        if have and not (
-            answer.status == 206 and str(answer.headers.get("Content-Range")).startswith(f"bytes {have}-")
-        ):
-            self.restart(part)  # the server sends all of it again, or the file has changed there
+        tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
+        if answer.status == 206:
+            goes_on = str(answer.headers.get("Content-Range")).startswith(f"bytes {have}-")
+            if not goes_on or (self.tag and tag and tag != self.tag):
+                self.restart(part)
+                raise _Again("the server sends a piece of another file, or another piece")
+            self.resumed, tag = self.resumed or have > 0, tag or self.tag
+        elif have:
+            self.restart(part)  # the server sends all of it again
             have = 0
-        length = answer.headers.get("Content-Length")
-        self.total = have + int(length) if length and length.isdigit() else self.total
+        self.total = self.total if answer.length is None else have + answer.length
         self._check_disk(have)
-        self.tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
-        files.replace(self.state, json.dumps({"url": self.url, "tag": self.tag}))
+        self.tag = tag
+        with files.on_disk(self.state, KEPT):
+            files.replace(self.state, json.dumps({"url": self.url, "tag": self.tag}))
         self.began, self.began_at = time.monotonic(), have
         while block := answer.read1(BLOCK):
-            view = memoryview(block)
-            while view:
-                view = view[part.write(view) :]
+            self._write(part, block)
             have += len(block)
             self._say(have)
             self._stop_if_asked()
@@ -249,15 +265,22 @@ class _Fetching:
             raise _Again(f"the connection ended after {have:,} of {self.total:,} bytes")
         self._say(have, last=True)
 
+    def _write(self, part: IO[bytes], block: bytes) -> None:
+        view = memoryview(block)
+        with files.on_disk(self.part, KEPT):
+            while view:
+                view = view[part.write(view) :]
+
     def _refused(self, error: urllib.error.HTTPError, part: IO[bytes], have: int) -> None:
         if error.code == 416 and have:  # nothing is left to send, or the file is shorter by now
             if error.headers.get("Content-Range") == f"bytes */{have}":
-                return
+                self.total = self.began_at = have
+                return self._say(have, last=True)
             self.restart(part)
             raise _Again("the server has a shorter file by now")
         if error.code in (408, 425, 429) or error.code >= 500:
             raise _Again(f"the server answers {error.code} {error.reason}", _retry_after(error.headers))
-        self.forget()
+        self.restart(part)
         raise AssetError(f"cannot fetch {self.url}: {_advice(error.code, bool(self.token))}") from error
 
     def _check_disk(self, have: int) -> None:
@@ -294,8 +317,11 @@ class _Fetching:
 
 
 def _check_scheme(url: str) -> None:
-    parts = urllib.parse.urlsplit(url)
-    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
+    scheme = host = None
+    with contextlib.suppress(ValueError):
+        parts = urllib.parse.urlsplit(url)
+        scheme, host = parts.scheme, parts.hostname
+    if not host or (scheme != "https" and not (scheme == "http" and host in LOOPBACK)):
         raise AssetError(f"only https addresses are fetched; got {url}")
 
 
@@ -313,9 +339,9 @@ def _retry_after(headers: Any) -> float | None:
     value = headers.get("Retry-After") if headers else None
     if not value:
         return None
-    if value.strip().isdigit():
+    if value.strip().isdecimal():
         return float(value)
-    with contextlib.suppress(TypeError, ValueError):
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     return None
 
@@ -327,12 +353,26 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {reason}" if str(reason) else type(error).__name__
 
 
-def _hash(part: IO[bytes]) -> str:
+def _measured(part: IO[bytes]) -> dict[str, Any]:
     part.seek(0)
     digest = hashlib.sha256()
     while block := part.read(2**20):
         digest.update(block)
-    return digest.hexdigest()
+    return {"sha256": digest.hexdigest(), "bytes": part.tell()}
+
+
+def _open_locked(path: Path) -> IO[bytes]:
+    """The part under its name, locked: a process that waited for the name may hold a file that was moved on since."""
+    while True:
+        part = open(path, "a+b", buffering=0)  # noqa: SIM115 - the caller closes it
+        try:
+            _lock(part)
+            if path.exists() and os.path.samestat(os.fstat(part.fileno()), path.stat()):
+                return part
+        except BaseException:
+            part.close()
+            raise
+        part.close()
 
 
 def _lock(part: IO[bytes]) -> None:

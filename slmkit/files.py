@@ -1,11 +1,14 @@
-"""Writes small files so that a reader finds the old one or the new one, never half of either."""
+"""Writes files so that a reader finds the old one or the new one, never half of either; names what the disk refuses."""
 
 from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from slmkit.errors import SlmkitError
 
 
 def replace(path: Path, document: str) -> None:
@@ -26,3 +29,32 @@ def disk_full(error: BaseException) -> bool:
     """Whether an exception says that there is no space left; libraries in Rust and C++ say it in words only."""
     full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
     return full or "No space left on device" in str(error)
+
+
+@contextmanager
+def on_disk(path: Path, then: str = "") -> Iterator[None]:
+    """Turn an error of the disk into one that says which file, why, and what `then`."""
+    try:
+        yield
+    except SlmkitError:
+        raise
+    except OSError as error:
+        why = "the disk is full" if disk_full(error) else f"cannot be written: {error.strerror or error}"
+        raise SlmkitError(". ".join([f"{path}: {why}", *filter(None, [then])])) from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for this thread alone, where the system has file locks; another one waits. Leaves no lock file."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network disk without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slmkit import alike, text
-from slmkit.errors import InputError
+from slmkit import alike, tables, text
+from slmkit.errors import InputError, listed
 
 KINDS = ("exact", "normalised", "near", "group")  # the first that holds is the kind of a row
 IN_WORDS = {
@@ -41,6 +41,8 @@ class Overlap:
         One line a row of `part` that was found: `row`, `kind` (of `KINDS`), `other_row`, `similarity` (Jaccard index of
         the words; NaN where the rows are linked through others or by a group) and `conflict` (same text, other label).
         Rows are counted from 0.
+    n_other_found : int
+        Rows of `other` whose text, after normalisation, stands in `part`.
     """
 
     part: str
@@ -48,6 +50,7 @@ class Overlap:
     n_part: int
     n_other: int
     rows: pd.DataFrame
+    n_other_found: int = 0
 
     @property
     def counts(self) -> dict[str, int]:
@@ -61,6 +64,11 @@ class Overlap:
         same = self.rows["kind"].isin(["exact", "normalised"]).sum()
         return self.part != self.other and bool(same >= NESTED * self.n_part) and self.n_part > 0
 
+    @property
+    def holds(self) -> bool:
+        """Whether `other` lies inside `part`, the other way round."""
+        return self.part != self.other and self.n_other_found >= NESTED * self.n_other
+
     def sentence(self) -> str:
         """What was found, in words."""
         where = f"stand in {self.other}" if self.part != self.other else "repeat an earlier row"
@@ -70,6 +78,7 @@ class Overlap:
         said = f"{self.part}: {len(self.rows):,} of {self.n_part:,} rows ({len(self.rows) / self.n_part:.1%}) {where}"
         conflicts = int(self.rows["conflict"].sum())
         nested = f"; {self.part} lies inside {self.other}" if self.nested else ""
+        nested += f"; {self.other} lies inside {self.part}" if self.holds else ""
         return f"{said}: {kinds}" + (f"; {conflicts:,} with another label" if conflicts else "") + nested
 
 
@@ -123,7 +132,8 @@ class LeakReport:
             both = f'"{text.clean(self.parts[found.part]["text"].iloc[row], 70)}"'
             if kind in ("near", "group"):
                 both += f' and "{text.clean(self.parts[found.other]["text"].iloc[other_row], 70)}"'
-            lines.append(f"{found.part} row {row + 1} = {found.other} row {other_row + 1} ({how}): {both}")
+            mine, theirs = (f"{found.part} ", f"{found.other} ") if len(self.parts) > 1 else ("", "")
+            lines.append(f"{mine}row {row + 1} = {theirs}row {other_row + 1} ({how}): {both}")
         return lines
 
     def to_dict(self) -> dict[str, Any]:
@@ -137,6 +147,7 @@ class LeakReport:
                 "counts": found.counts,
                 "conflicts": int(found.rows["conflict"].sum()),
                 "nested": found.nested,
+                "holds": found.holds,
                 "rows": found.rows["row"].tolist(),
                 "other_rows": found.rows["other_row"].tolist(),
             }
@@ -186,9 +197,10 @@ def check(
 def _frame(name: str, rows: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
     frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame({"text": list(rows)}, dtype=object)
     if "text" not in frame or len(frame) == 0:
-        what = "no rows" if "text" in frame else f"no column 'text', only {', '.join(map(repr, frame.columns[:10]))}"
+        what = "no rows" if "text" in frame else f"no column 'text', only {listed(frame.columns)}"
         raise InputError(f"part {name!r} has {what}")
-    return frame[[c for c in ("text", "label", "group") if c in frame]].reset_index(drop=True)
+    kept = frame[[c for c in ("text", "label", "group") if c in frame]].reset_index(drop=True)
+    return kept.assign(text=pd.Series(list(map(tables.as_text, kept["text"])), dtype=object))
 
 
 def _similarities(near: np.ndarray, similarity: np.ndarray) -> dict[tuple[int, int], float]:
@@ -210,21 +222,24 @@ class _Looker:
         found: dict[int, tuple[str, int]] = {}
         columns = {"exact": self.whole["text"], "normalised": self.keys, "near": pd.Series(self.cluster)}
         if "group" in self.whole:
-            groups = self.whole["group"].where(self.whole["group"].astype(bool))
+            groups = self.whole["group"].map(tables.as_text, na_action="ignore").replace("", None)
             columns["group"] = groups if part != other else groups[:0]
         for kind, values in columns.items():
             for row, first in _matches(values, (start, stop), (begin, end)):
                 found.setdefault(row, (kind, first))
         rows = [self._line(row, kind, first, start, begin) for row, (kind, first) in sorted(found.items())]
         names = ["row", "kind", "other_row", "similarity", "conflict"]
-        return Overlap(part, other, stop - start, end - begin, pd.DataFrame(rows, columns=names))
+        n_other_found = int(self.keys[begin:end].isin(set(self.keys[start:stop])).sum()) if part != other else 0
+        return Overlap(part, other, stop - start, end - begin, pd.DataFrame(rows, columns=names), n_other_found)
 
     def _line(self, row: int, kind: str, first: int, start: int, begin: int) -> tuple[int, str, int, float, bool]:
         similarity = 1.0 if kind in ("exact", "normalised") else np.nan
         if kind == "near":
             similarity = self.similarity.get((min(row, first), max(row, first)), np.nan)
-        same_text = kind in ("exact", "normalised") and "label" in self.whole
-        conflict = same_text and bool(self.whole["label"].iloc[row] != self.whole["label"].iloc[first])
+        conflict = False
+        if kind in ("exact", "normalised") and "label" in self.whole:
+            both = self.whole["label"].iloc[[row, first]]
+            conflict = bool(both.notna().all()) and both.iloc[0] != both.iloc[1]
         return row - start, kind, first - begin, similarity, conflict
 
     def chance(self) -> float:

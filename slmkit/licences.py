@@ -28,7 +28,8 @@ def record() -> Path:
 
 def accepted(name: str, licence: str) -> bool:
     """Whether this licence was accepted here for these data; another licence under the same name does not count."""
-    return bool(_known().get(name, {}).get("licence") == licence)
+    entry = _known().get(name)
+    return isinstance(entry, dict) and entry.get("licence") == licence
 
 
 def accept(name: str, licence: str) -> None:
@@ -37,8 +38,10 @@ def accept(name: str, licence: str) -> None:
         return
     entry = {"licence": licence, "accepted_utc": datetime.now(UTC).isoformat(timespec="seconds")}
     path = record()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(path, json.dumps(_known() | {name: entry}, indent=1, ensure_ascii=False) + "\n")
+    with files.on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.locked(path.parent):
+            files.replace(path, json.dumps(_known() | {name: entry}, indent=1, ensure_ascii=False) + "\n")
 
 
 def require(name: str, licence: str, terms: str) -> None:
@@ -53,9 +56,11 @@ def require(name: str, licence: str, terms: str) -> None:
 def _known() -> dict[str, Any]:
     try:
         known = json.loads(record().read_text(encoding="utf-8"))
+        if not isinstance(known, dict):
+            raise ValueError("it holds no JSON object")
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
         log.warning("%s cannot be read (%s): licences have to be accepted again", record(), error)
         return {}
-    return known if isinstance(known, dict) else {}
+    return known

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,8 @@ def save(split: Split, path: str | Path, *, data_sha256: str | None = None, seed
     path = Path(path)
     if path.suffix.lower() != ".json":
         raise InputError(f"a split file's name must end in .json; got {path}")
+    if not path.parent.is_dir():
+        raise InputError(f"there is no folder {path.parent}")
     if path.exists():
         _document(path)
     document = {
@@ -107,7 +110,7 @@ def load(path: str | Path, frame: pd.DataFrame) -> pd.Series:
     ----------
     path : str or Path
     frame : DataFrame
-        Columns text and label. Rows that the file does not name are in no part.
+        Columns text and label. Rows that the file does not name are in no part; of equal rows as many as it names.
 
     Returns
     -------
@@ -120,15 +123,22 @@ def load(path: str | Path, frame: pd.DataFrame) -> pd.Series:
         Not a split file, or rows that the frame does not hold (counted).
     """
     document = _document(Path(path))
-    part_of = {key: part for part in ("train", "test") for key in document[part]}
-    keys = pd.Series(_hashes(frame), index=frame.index, dtype=object)
-    missing = set(part_of) - set(keys)
+    keys = _hashes(frame)
+    named = Counter([*document["train"], *document["test"]])
+    missing = (named - Counter(keys)).total()
     if missing:
         raise InputError(
-            f"{path} names {len(part_of):,} rows, {len(missing):,} of which are not in these data; "
+            f"{path} names {named.total():,} rows, {missing:,} of which are not in these data; "
             "it was made from other rows"
         )
-    return keys.map(lambda key: part_of.get(key, "")).where(~keys.duplicated(), "")
+    waiting = {part: Counter(document[part]) for part in ("train", "test")}
+    parts = []
+    for key in keys:
+        part = next((part for part, left in waiting.items() if left[key]), "")
+        if part:
+            waiting[part][key] -= 1
+        parts.append(part)
+    return pd.Series(parts, index=frame.index, dtype=object)
 
 
 def _hashes(frame: pd.DataFrame) -> list[str]:
@@ -136,11 +146,17 @@ def _hashes(frame: pd.DataFrame) -> list[str]:
 
 
 def _document(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"no split file at {path}")
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is not a split file: {error}") from error
-    lists = isinstance(document, dict) and all(isinstance(document.get(part), list) for part in ("train", "test"))
+    lists = isinstance(document, dict) and all(_is_hashes(document.get(part)) for part in ("train", "test"))
     if not lists or document.get("format") != FORMAT:
         raise InputError(f"{path} is not a split file: it must be a JSON object of the format {FORMAT!r}")
     return dict(document)
+
+
+def _is_hashes(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(key, str) for key in value)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from slmkit import alike, stratify
 from slmkit.alike import normalise
-from slmkit.errors import InputError, listed
+from slmkit.errors import InputError, listed, short
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ def given(frame: pd.DataFrame, *, seed: int, train: int | None = None, test: int
     Parameters
     ----------
     frame : DataFrame
-        Columns text, label and part ("train", "test"; rows of any other part are used nowhere).
+        Columns text, label and part ("train", "test"; rows of any other part are used nowhere, but that without any
+        test row those of "validation" are tested).
     seed : int
         For drawing subsets.
     train, test : int or None
@@ -133,7 +134,8 @@ def given(frame: pd.DataFrame, *, seed: int, train: int | None = None, test: int
         A part without rows, a class among the test rows that no train row has, or more rows asked than exist.
     """
     rows = frame.reset_index(drop=True).rename_axis("row")
-    parts = {name: np.flatnonzero(rows["part"] == name) for name in ("train", "test")}
+    scored = "test" if (rows["part"] == "test").any() else "validation"  # some publish no test rows
+    parts = {"train": np.flatnonzero(rows["part"] == "train"), "test": np.flatnonzero(rows["part"] == scored)}
     for name, positions in parts.items():
         if not len(positions):
             raise InputError(f"the given split has no {name} rows")
@@ -151,7 +153,11 @@ def given(frame: pd.DataFrame, *, seed: int, train: int | None = None, test: int
         rng = np.random.default_rng([seed, i])
         drawn[name] = parts[name] if asked is None else stratify.subset(parts[name], codes, asked, 0, rng)
     unused = len(rows) - len(parts["train"]) - len(parts["test"])
-    notes = (f"{unused:,} rows of the given split are neither train nor test and are not used",) if unused else ()
+    notes: tuple[str, ...] = ()
+    if unused:
+        notes += (f"{unused:,} rows of the given split are neither train nor test and are not used",)
+    if scored != "test":
+        notes += ("the given split has no test rows; those for validation are scored",)
     return Split(rows.iloc[drawn["train"]], rows.iloc[drawn["test"]], notes, given=True)
 
 
@@ -168,11 +174,11 @@ def _check_classes(rows: pd.DataFrame, notes: tuple[str, ...]) -> None:
     counts = rows["label"].value_counts()
     after = f" after de-duplication ({'; '.join(notes)})" if notes else ""
     if len(counts) < 2:
-        raise InputError(f"two classes are needed; left{after}: {', '.join(map(repr, counts.index)) or 'none'}")
+        raise InputError(f"two classes are needed; left{after}: {listed(counts.index) or 'none'}")
     single = sorted(counts.index[counts < 2])
     if single:
         raise InputError(
-            f"class {', '.join(map(repr, single[:5]))} has one row{after}; it cannot be in train "
+            f"class {listed(single[:5])} has one row{after}; it cannot be in train "
             "and in test. Merge it into another class or drop it"
         )
 
@@ -247,6 +253,6 @@ def _one_sided(codes: np.ndarray, groups: np.ndarray, rows: pd.DataFrame) -> str
         return None
     label = rows["label"].to_numpy()[codes == per_class.argmin()][0]
     return (
-        f"class {label!r} has all its rows in one group, so it cannot be in train and in test. "
+        f"class {short(label)!r} has all its rows in one group, so it cannot be in train and in test. "
         "Regroup the rows or leave the group column out"
     )

@@ -65,7 +65,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
         done = subprocess.run([*SLMKIT, "--help"], capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - began)
     assert min(seconds) < 0.5
-    assert all(name in done.stdout for name in ("study", "report", "classify", "models", "tasks", "doctor", "demo"))
+    assert all(name in done.stdout for name in ("study", "report", "classify", "models", "data", "doctor", "demo"))
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.splitlines()[-1] == "[]"
 
@@ -192,12 +192,12 @@ def test_an_unexpected_error_is_one_line_and_a_log(monkeypatch, tmp_path):
     assert "Traceback" in run("--debug", "models").stderr
 
 
-def test_models_and_tasks_are_listed():
+def test_models_and_data_are_listed():
     rows = {row["name"]: row for row in json.loads(run("models", "--json").stdout)["models"]}
     assert rows["smollm2-135m-instruct"]["mb_16bit"] == 269 and rows["smollm2-135m-instruct"]["mb_4bit"] < 80
     assert rows["minilm"]["licence"] == "Apache-2.0" and rows["gemma-2b-it"]["on_disk"] in ("yes", "no")
     assert "smollm2-135m-instruct" in run("models").stdout
-    assert "fraud_messages" in run("tasks").stdout and run("--version").stdout.startswith("slmkit 0.")
+    assert "fraud_messages" in run("data").stdout and run("--version").stdout.startswith("slmkit 0.")
 
 
 def test_a_saved_model_classifies_a_file(finished, tmp_path):

@@ -93,6 +93,7 @@ def test_labels_become_stripped_strings_and_unusable_rows_are_counted(write: Cal
     assert frame["label"].tolist() == ["1", "0", "1", "0", "0"]
     assert frame["text"].str.len().max() == 20_000
     assert frame.attrs["warnings"] == [
+        "1 labels had spaces around them, which were taken off",
         "2 of 8 rows dropped: no label",
         "1 of 8 rows dropped: empty text or only spaces",
         "1 texts above 20,000 characters cut to that length",
@@ -107,9 +108,15 @@ def test_labels_become_stripped_strings_and_unusable_rows_are_counted(write: Cal
         ("a.csv", "", "is empty (0 bytes)"),
         ("a.csv", "\n\n", "holds no rows"),
         ("a.csv", "text,label\n", "has column names and no rows"),
-        ("a.xlsx", "PK", "ending '.xlsx' is not supported. Allowed: .csv, .tsv, .jsonl, .ndjson, .parquet"),
+        ("a.xlsx", "PK", "is not a readable workbook (cut off, altered or with a password)"),
+        ("a.xlsx", "", "is empty (0 bytes)"),
+        (
+            "a.docx",
+            "PK",
+            "ending '.docx' is not supported. Allowed: .csv, .tsv, .jsonl, .ndjson, .parquet, .xlsx, .xlsm, .xls, .ods",
+        ),
         ("a", "text,label\n", "ending 'none' is not supported"),
-        ("a.csv", b"text,label\nab\x00c,x\n", "is not a text file: NUL at byte 13"),
+        ("a.csv", b"te\x00xt,label\nabc,x\n", "is not a text file: NUL at byte 2"),
         ("a.csv", "text,label\n".encode("utf-16"), "is UTF-16 (NUL at byte 3). Save it as UTF-8"),
         ("a.csv", b"text,label\na\x81,x\n", "byte 0x81 at offset 12 is neither UTF-8 nor Windows-1252"),
         ("a.csv", "text,label\nä,x\n".encode() + b"\xe4,y\n", "byte 0xe4 at offset 16 is not UTF-8, though 1 other"),
@@ -181,6 +188,12 @@ def test_quotes_that_do_not_balance_in_a_tsv_are_part_of_the_texts(write: Callab
 def test_quoted_fields_keep_line_ends_delimiters_and_quotes(write: Callable[..., Path]) -> None:
     frame = data.read(write("a.csv", 'text,label\r\n"a, ""b""\r\nc",x\r\n\r\nd,x\r\ne,y\r\nf,y\r\n'))
     assert frame["text"].tolist() == ['a, "b"\r\nc', "d", "e", "f"]
+
+
+def test_a_nul_in_a_row_is_read_as_the_replacement_sign_and_said(write: Callable[..., Path]) -> None:
+    frame = data.read(write("a.csv", b"text,label\na\x00b,x\n\x00,x\nc,y\nd,y\n"))
+    assert frame["text"].tolist() == ["a\ufffdb", "\ufffd", "c", "d"]
+    assert frame.attrs["warnings"] == ["2 lines hold NUL bytes, which are read as \ufffd"]
 
 
 def test_broken_surrogates_cannot_reach_a_tokenizer(write: Callable[..., Path]) -> None:
@@ -271,7 +284,9 @@ def test_generated_rows_that_differ_in_digits_alone_can_still_be_split() -> None
     frame = pd.DataFrame({"text": [f"row {i}" for i in range(50)], "label": list("ab") * 25})
     parts = data.split(frame, seed=0)
     assert (len(parts.train), len(parts.test)) == (40, 10)
-    assert parts.warnings == ("many rows of a class differ only in digits; such rows may stand on both sides",)
+    assert parts.warnings == (
+        "50 rows come from 1 templates, each more than a tenth of a class; such rows may stand on both sides",
+    )
 
 
 @pytest.mark.parametrize(

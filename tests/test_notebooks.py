@@ -21,6 +21,7 @@ nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 
 ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PLOTLY = "application/vnd.plotly.v1+json"
 ONLY_LOOPBACK = """
 import socket
@@ -110,10 +111,9 @@ def assert_clean(executed: Executed) -> None:
     assert not [text for text in shown if "Traceback (most recent call last)" in text]
 
 
-@pytest.mark.real
-@pytest.mark.slow
-def test_start_here_runs_offline_twice_in_one_kernel(kernel: Kernel, record_property: Any) -> None:
-    first, second = kernel.passes(ROOT / "notebooks" / "00_start_here.ipynb", 2)
+def twice(kernel: Kernel, name: str, record_property: Any) -> tuple[Executed, Executed]:
+    """Two passes of one notebook: clean, the first line as promised, the second with the tables of the first."""
+    first, second = kernel.passes(ROOT / "notebooks" / f"{name}.ipynb", 2)
     record_property("first_pass_s", round(first.seconds, 1))
     record_property("second_pass_s", round(second.seconds, 1))
     for executed in (first, second):
@@ -121,19 +121,114 @@ def test_start_here_runs_offline_twice_in_one_kernel(kernel: Kernel, record_prop
     assert re.match(
         r"slmkit \d\S* \| Python 3\.\d+\.\d+ \| torch \S+ \| .*memory limit \d.*\| profile tiny\n", first.printed
     )
-    assert "[OK]" in first.printed
-    n_failed, n_planned = map(int, re.search(r"(\d+) of (\d+) combinations failed", first.printed).groups())
-    assert (n_failed, n_planned) == (0, 7), first.printed
-    assert_pictures(first)
-    assert int(re.search(r"at most (\d+) MB in one process", first.printed)[1]) <= 1600
-    records = list((kernel.folder / "runs").rglob("*.json"))
-    runs = [
-        r for r in (json.loads(p.read_text(encoding="utf-8")) for p in records) if isinstance(r, dict) and "run_id" in r
-    ]
-    assert len(runs) == n_planned and {r["method"] for r in runs} == {"floor", "embedding", "prompt", "lora"}
     # Finished runs are taken from the folder: the same figures, without measuring again.
     assert second.of_type("text/html") == first.of_type("text/html")
+    return first, second
+
+
+def records(kernel: Kernel) -> list[dict[str, Any]]:
+    """The records of all runs that the notebook left in its folder."""
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in (kernel.folder / "runs").rglob("*.json")]
+    return [r for r in found if isinstance(r, dict) and "run_id" in r]
+
+
+def numbers(pattern: str, printed: str) -> list[int]:
+    """The whole numbers that the groups of a pattern find in what was printed."""
+    found = re.search(pattern, printed, flags=re.MULTILINE)
+    assert found, f"nothing printed fits {pattern!r}:\n{printed}"
+    return [int(group) for group in found.groups()]
+
+
+def sentences(printed: str) -> list[str]:
+    return re.findall(r"^- (.+)$", printed, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_cells_are_short_and_the_notebook_ends_in_help(notebook: Path) -> None:
+    cells = nbformat.read(notebook, as_version=4).cells
+    assert max(len(c.source.splitlines()) for c in cells if c.cell_type == "code") <= 25
+    texts = [c.source for c in cells if c.cell_type == "markdown"]
+    assert "**Aim.**" in texts[0] and "| `tiny` |" in texts[0] and "| `laptop` |" in texts[0]
+    assert "## What you have now" in texts[-1] and "## If something went wrong" in texts[-1]
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_start_here_runs_offline_twice_in_one_kernel(kernel: Kernel, record_property: Any) -> None:
+    first, second = twice(kernel, "00_start_here", record_property)
+    assert "[OK]" in first.printed
+    n_failed, n_planned = numbers(r"(\d+) of (\d+) combinations failed", first.printed)
+    assert (n_failed, n_planned) == (0, 7), first.printed
+    assert_pictures(first)
+    assert numbers(r"at most (\d+) MB in one process", first.printed)[0] <= 1600
+    runs = records(kernel)
+    assert len(runs) == n_planned and {r["method"] for r in runs} == {"floor", "embedding", "prompt", "lora"}
     assert second.seconds < first.seconds / 2
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_your_data_runs_offline_twice_in_one_kernel(kernel: Kernel, record_property: Any) -> None:
+    first, second = twice(kernel, "10_your_data", record_property)
+    assert [o.text for o in first.outputs if o.output_type == "stream" and o.name == "stderr"] == []
+    assert first.of_type(PLOTLY) == second.of_type(PLOTLY) and len(first.of_type(PLOTLY)) == 1
+    assert_read_and_described(first)
+    assert_naive_split_leaks_and_the_guarded_does_not(first)
+    (peak,) = numbers(r"^2 runs, 0 failed; at most (\d+) MB a process", first.printed)
+    record_property("peak_mb", peak)
+    assert peak <= 1500
+    # One record was made on purpose from the split that leaks, and says so; the study's own hold no leaked row.
+    runs = records(kernel)
+    leaked = {(r["method"], r["n_test"]): r["leaked_test_rows"] for r in runs}
+    assert leaked == {("floor", 63): 26, ("floor", 48): 0, ("embedding", 48): 0}
+    assert any(s.startswith("Leak: 26 of 63 test rows") for s in sentences(first.printed))
+    assert any("does not beat the floor" in s or "beats the floor" in s for s in sentences(first.printed))
+    assert "financial_phrasebank is under CC BY-NC-SA 3.0" in first.printed and "--accept-license" in first.printed
+    assert_files_of_your_data(kernel.folder / "my_data")
+
+
+def assert_read_and_described(executed: Executed) -> None:
+    """The mess in the example file is found: encoding, empty cells, label slips, repeated and contradictory rows."""
+    warnings = sentences(executed.printed)
+    assert "2 of 318 rows dropped: no label" in warnings
+    assert "3 of 318 rows dropped: empty text or only spaces" in warnings
+    assert any("read as Windows-1252" in w for w in warnings)
+    assert any(w.startswith("label 'legitmate' (4 rows) may be meant as 'legitimate'") for w in warnings)
+    assert "label 'Fraud' renamed to 'fraud' in 5 rows, as asked" in warnings
+    assert "313 rows in 2 classes: legitimate 184 (59%), fraud 129 (41%)" in executed.printed
+    repeated = numbers(r"^rows: (\d+) of (\d+) rows .* repeat an earlier row: (\d+) the same text", executed.printed)
+    assert repeated == [76, 313, 21]
+    assert "the same text stands under another label" in "".join(executed.of_type("text/html"))
+    assert re.search(r"^Tokens of minilm: median \d+", executed.printed, flags=re.MULTILINE)
+
+
+def assert_naive_split_leaks_and_the_guarded_does_not(executed: Executed) -> None:
+    """Copies inflate the naive score, the split of slmkit has none, and the given split that leaks is refused."""
+    printed = executed.printed
+    assert numbers(r"^(\d+) of (\d+) test rows stand in train as well", printed) == [26, 63]
+    naive, guarded = re.search(r"([\d.]+)% on random splits, ([\d.]+)% on splits without leaks", printed).groups()
+    assert float(naive) > float(guarded)
+    assert "test: none of 48 rows stand in train" in printed
+    (same_seed,) = numbers(r"^- by the same seed: (\d+)", printed)
+    assert same_seed < 48
+    assert "- by the split file: 48; the same rows: True" in printed
+    refusal = "the given split leaks, so that its scores would be too good:\ntest: 26 of 63 rows (41.3%) stand in train"
+    assert refusal in printed
+
+
+def assert_files_of_your_data(folder: Path) -> None:
+    """The split file holds hashes and no text, and repeats the split on the file as read anew."""
+    import slmkit
+    from slmkit import splitfile
+
+    document = json.loads((folder / "example_split.json").read_text(encoding="utf-8"))
+    assert all(re.fullmatch("[0-9a-f]{24}", key) for part in ("train", "test") for key in document[part])
+    frame = slmkit.read(folder / "example.csv", ["subject", "message"], "category", relabel="proposed")
+    part = splitfile.load(folder / "example_split.json", frame)
+    parts = {name: frame[part == name] for name in ("train", "test")}
+    assert [len(rows) for rows in parts.values()] == [193, 48]
+    assert slmkit.check_leaks(parts).n_leaking == 0
+    assert (folder / "example_to_look_at.csv").read_text(encoding="utf-8").startswith("row,text,label,reason")
 
 
 def assert_pictures(executed: Executed) -> None:
@@ -144,5 +239,4 @@ def assert_pictures(executed: Executed) -> None:
     assert len(recall["data"]) >= 2
     tables = executed.of_type("text/html")
     assert any("p_vs_floor" in table and table.count("smollm2-135m-instruct") == 6 for table in tables)
-    sentences = re.findall(r"^- (.+)$", executed.printed, flags=re.MULTILINE)
-    assert sentences and any(re.search(r"\d", sentence) for sentence in sentences)
+    assert any(re.search(r"\d", sentence) for sentence in sentences(executed.printed))

@@ -145,5 +145,5 @@ def test_wrong_names_get_the_near_ones() -> None:
         tasks.get("sms_spma")
     with pytest.raises(InputError, match=r"no file at none\.csv"):
         tasks.get("none.csv")
-    with pytest.raises(InputError, match="task 'sms_spam' has columns of its own"):
+    with pytest.raises(InputError, match="task 'sms_spam' has columns and labels of its own"):
         tasks.get("sms_spam", text_column="text")
