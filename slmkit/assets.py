@@ -23,6 +23,7 @@ import platformdirs
 from slmkit import catalog, files
 from slmkit.errors import AssetError, InputError, MissingExtra, unknown
 
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read by huggingface_hub when it is imported
 log = logging.getLogger(__name__)
 MANIFEST = "slmkit-manifest.json"
 ENCODERS = {"bert", "roberta", "distilbert", "modernbert", "xlm-roberta", "mpnet", "electra", "deberta-v2", "camembert"}

@@ -30,7 +30,7 @@ def to_html(card: str) -> str:
 
     reader = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "html_block", "html_inline"])
     reader.validateLink = lambda url: url.startswith(("https://", "http://"))  # type: ignore[method-assign]
-    tokens = reader.parse(text.clean(card, MAX_CHARACTERS, newlines=True))
+    tokens = reader.parse(text.clean_document(card, MAX_CHARACTERS))
     for token in tokens:
         if token.type in ("heading_open", "heading_close"):
             token.tag = f"h{min(6, int(token.tag[1]) + SECTION)}"  # below the headings of the page

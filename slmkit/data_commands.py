@@ -38,10 +38,10 @@ def list_(as_json: AsJson = False) -> None:
 @app.command(short_help="The card of a data set.")
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A task's name.")]) -> None:
     """Print the card of a data set: what the rows are, how they came about, what to beware of, the licence."""
-    from slmkit import tasks, text
+    from slmkit import cards, tasks, text
 
     task = tasks.named(name)
-    print(text.clean(task.card, 100_000, newlines=True))
+    print(text.clean_document(task.card, cards.MAX_CHARACTERS))
     print(f"\nLicence: {task.licence}. Source: {task.source}")
     if task.terms:
         print(f"Terms to accept: {task.terms}")

@@ -149,7 +149,7 @@ def datasheet(
     """
     missing = [name for name in ("text", "label") if name not in frame]
     if missing or frame.empty:
-        raise InputError(f"a datasheet needs rows with text and label; {'no ' + ' and '.join(missing) or 'no rows'}")
+        raise InputError(f"a datasheet needs rows with text and label; no {' and '.join(missing) or 'rows'}")
     frame = frame.reset_index(drop=True)
     texts = frame["text"].tolist()
     lengths = backends.count_tokens(model, texts) if model else np.zeros(0, np.int64)

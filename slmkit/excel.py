@@ -25,14 +25,12 @@ def read(path: Path) -> tuple[pd.DataFrame, list[str]]:
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes)")
     try:
-        with pd.ExcelFile(path, engine="calamine") as book:
-            sheets = {
-                str(name): book.parse(name, header=None, dtype=object, keep_default_na=False, na_values=[""])
-                for name in book.sheet_names
-            }
+        sheets = pd.read_excel(
+            path, sheet_name=None, header=None, dtype=object, keep_default_na=False, na_values=[""], engine="calamine"
+        )
     except Exception as error:  # calamine has an exception of its own for each thing that can be wrong
         raise InputError(f"{path} is not a readable workbook (cut off, altered or with a password): {error}") from error
-    filled = {name: frame for name, sheet in sheets.items() if not (frame := _with_names(sheet)).empty}
+    filled = {str(name): frame for name, sheet in sheets.items() if not (frame := _with_names(sheet)).empty}
     if not filled:
         raise InputError(f"{path} has no sheet with column names and rows")
     first, *others = filled

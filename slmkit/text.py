@@ -40,6 +40,12 @@ def clean(text: object, limit: int = 200, *, newlines: bool = False) -> str:
     return kept if len(kept) <= limit else kept[: max(limit - 3, 0)].rstrip() + "..."
 
 
+def clean_document(document: str, limit: int) -> str:
+    """`clean` line by line: breaks and the spaces that lines begin with stay, as Markdown needs them."""
+    lines = document[:limit].splitlines()
+    return "\n".join(" " * (len(line) - len(line.lstrip(" "))) + clean(line, limit) for line in lines)
+
+
 def _one(character: str, newlines: bool) -> str:
     if (character.isascii() and character.isprintable()) or character in _JOINERS:
         return character

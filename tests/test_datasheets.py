@@ -34,8 +34,8 @@ def test_counts_lengths_and_what_would_be_cut() -> None:
     assert lines[0] == "5 rows in 2 classes: x 3 (60%), y 2 (40%)"
     assert "Characters: median 30, nine in ten from 12 to 48, longest 50" in lines
     assert (
-        "Tokens of dummy: median 31, nine in ten from 13 to 49, longest 51; 2 texts (40.0%) are longer than 31 and lose "
-        "their end"
+        "Tokens of dummy: median 31, nine in ten from 13 to 49, longest 51; 2 texts (40.0%) are longer than 31 and lose"
+        " their end"
     ) in lines
 
 
@@ -57,25 +57,26 @@ def test_tokens_are_those_of_the_packaged_model(real_model: str) -> None:
 
 def test_languages_are_told_where_there_is_enough_text() -> None:
     frame = bilingual()
-    frame.loc[len(frame)] = ["ok 12345 !!!", "en"]
+    frame["text"] += frame["label"].map({"en": ", and nobody has paid for it", "de": ", und niemand hat sie bezahlt"})
+    for text in ("ok 12345 !!!", "OTP 993021", "🙂🙂🙂"):
+        frame.loc[len(frame)] = [text, "en"]
     sheet = datasheet(frame, model=None)
-    assert set(sheet.languages) == {"en", "de", "?"} and sheet.languages["?"] <= 4
-    assert 20 <= sheet.languages["en"] <= 24 and 20 <= sheet.languages["de"] <= 24
-    assert next(line for line in sheet.lines() if line.startswith("Languages: ")) == "Languages: " + ", ".join(
-        f"{code} {n}" for code, n in sheet.languages.items()
-    )
+    assert sheet.languages == {"en": 24, "de": 24, "?": 3}
+    assert "Languages: en 24, de 24, ? 3" in sheet.lines()
 
 
 def test_telling_words_are_those_of_the_class() -> None:
     sheet = datasheet(bilingual(), model=None)
     assert {"depot", "parcel", "account", "monday"} <= set(sheet.telling["en"])
-    assert {"filiale", "paket", "bitte"} <= set(sheet.telling["de"])
+    assert {"filiale", "liegt", "mit"} <= set(sheet.telling["de"])
     assert not set(sheet.telling["en"]) & set(sheet.telling["de"])
     assert not {"rechnung", "zahlung"} & {*sheet.telling["en"], *sheet.telling["de"]}, "they occur in both"
 
 
-@pytest.mark.parametrize("task", ["fraud_messages", "support_tickets"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("task", "seed"),
+    [("fraud_messages", 0), *(pytest.param("support_tickets", seed, marks=pytest.mark.slow) for seed in range(3))],
+)
 def test_four_of_five_flipped_labels_are_among_the_first_rows_of_the_list(task: str, seed: int) -> None:
     frame, rng = tasks.get(task).load(), np.random.default_rng(seed)
     classes, flipped = sorted(set(frame["label"])), rng.permutation(len(frame))[:5]
@@ -102,9 +103,8 @@ def test_the_same_text_under_two_labels_comes_first_with_the_other_labels() -> N
     assert told["reason"].tolist() == ["the same text stands under another label"] * 2
     assert told["confidence"].isna().all()
     line = next(line for line in sheet.lines() if "- row 49, 'en'" in line)
-    assert (
-        line
-        == "  - row 49, 'en': the same text stands under another label: \"das paket mit der RECHNUNG liegt in der filiale!\""
+    assert line.endswith(
+        ': the same text stands under another label: "das paket mit der RECHNUNG liegt in der filiale!"'
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading one's own data from Excel, `datasets`, frames and several columns, with the published parts and all guesses."""
+"""Reading one's own data from Excel, `datasets`, frames and several columns, with published parts and every guess."""
 
 from __future__ import annotations
 
@@ -216,8 +216,8 @@ def test_a_split_column_is_read_in_the_words_people_use() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (("train", "test", "later", "0"), "column 'fold' must say train, validation or test (or nothing, for rows of no "
-         "part); it says '0', 'later'"),
+        (("train", "test", "later", "0"), "column 'fold' must say train, validation or test (or nothing, for rows of no"
+         " part); it says '0', 'later'"),
         (("train",) * 4, "column 'fold' names no test row"),
         (("test",) * 4, "column 'fold' names no train row"),
         ((None,) * 4, "column 'fold' names no train and no test row"),
@@ -232,7 +232,7 @@ def test_a_split_column_that_splits_nothing_is_refused(values: tuple[str | None,
 def test_a_split_column_is_never_taken_for_the_labels_or_the_texts() -> None:
     frame = pd.DataFrame(
         {
-            "note": ["a long text of some length here", "another long text for all", "more of it", "and an end"] * 2,
+            "note": [f"a text that is longer than the others, number {i}" for i in range(8)],
             "mark": ["good", "bad"] * 4,
             "fold": ["train"] * 4 + ["test"] * 4,
         }

@@ -49,3 +49,9 @@ def test_figures() -> None:
     assert [text.p_value(p) for p in (0.0004, 0.002, 0.0497, 0.0504, 0.612, 1.0)] == [
         "p < 0.001", "p = 0.002", "p = 0.0497", "p = 0.0504", "p = 0.61", "p = 1",
     ]  # fmt: skip
+
+
+def test_a_document_keeps_its_lines_and_indents_and_nothing_that_acts() -> None:
+    document = "# A\x1b[31m\n- one\n  - two\u202e  three\n"
+    assert text.clean_document(document, 1000) == "# A\n- one\n  - two three"
+    assert text.clean_document("x" * 50, 20) == "x" * 20
