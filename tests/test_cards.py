@@ -29,8 +29,6 @@ def test_a_card_becomes_headings_lists_and_tables_and_nothing_that_acts() -> Non
     assert "<h4>Card &lt;script&gt;" in html and html.count("<ul>") == 2 and "<td>&lt;b&gt;1&lt;/b&gt;</td>" in html
     known = {"h4", "ul", "li", "p", "a", "table", "thead", "tbody", "tr", "th", "td"}
     assert set(re.findall(r"</?(\w+)", html)) <= known
-        ["h4", "ul", "li", "p", "a", "table", "thead", "tbody", "tr", "th", "td"]
-    )
     assert 'href="https://example.test/paper"' in html and "javascript:" not in re.findall(r'href="([^"]*)"', html)[0]
     assert "<img" not in html and "\u202e" not in html and "\x1b" not in html
 
