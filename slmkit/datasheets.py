@@ -94,7 +94,10 @@ class Datasheet:
         said += self.repeats.lines(examples)
         if self.floor_accuracy is not None:
             said.append(f"A word-count classifier reaches {self.floor_accuracy:.1%}, cross-validated")
-        said.append(f"{len(self.suspicious):,} rows to look at" + (", the first:" if len(self.suspicious) else ""))
+        said.append(
+            f"{len(self.suspicious):,} rows to look at"
+            + (", counted as read, the first:" if len(self.suspicious) else "")
+        )
         for line in self.suspicious.head(examples).to_dict("records"):
             who, shown = f"row {line['row'] + 1}, {short(line['label'])!r}", text.clean(line["text"], 90)
             said.append(f'  - {who}: {line["reason"]}: "{shown}"')

@@ -1,4 +1,4 @@
-"""Hostile rows survive the whole way: they are read, split, scored and shown, and never run, break or blow up anything."""
+"""Hostile rows survive the whole way: read, split, scored and shown; nothing in them runs, breaks or fills memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,8 @@ TEXTS = [
     "@SUM(1+1)*cmd",
     "\t=1+1",
     'quotes " and "" and \' and, commas; and | pipes',
-    "lines\r\nof\nmany\rkinds\r=1+1",
+    "lines\r\nof\nmany\rkinds",
+    "a lone return\r=1+1",
     "'; DROP TABLE rows; --",
     "${jndi:ldap://x.invalid/a} {{7*7}} %s %n {0}",
     "../../etc/passwd\\..\\..",
@@ -177,13 +178,18 @@ def physical_cells(document: str) -> list[str]:
     return [cell for row in csv.reader(io.StringIO(document, newline="")) for cell in row]
 
 
+def runs_in_a_spreadsheet(cell: str) -> bool:
+    number = re.fullmatch(r"[+-]?[0-9.]+(e[+-]?[0-9]+)?", cell)
+    return cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not number
+
+
 def test_the_rows_to_look_at_hold_no_formula(tmp_path: Path) -> None:
     frame = pd.DataFrame({"text": [text for text in TEXTS for _ in range(2)], "label": [FORMULA, "@x"] * len(TEXTS)})
     sheet = datasheet(frame, model=None)
     path = sheet.save_suspicious(tmp_path / "look.csv")
     cells = physical_cells(path.read_bytes().decode())
     assert len(cells) == 6 * (len(sheet.suspicious) + 1) and len(sheet.suspicious) == len(frame)
-    assert not any(tables.is_formula(cell) for cell in cells)
+    assert not any(map(runs_in_a_spreadsheet, cells)) and f"'{FORMULA}" in cells
     written = pd.read_csv(path, keep_default_na=False)
     assert written["text"].map(tables.unguarded).tolist() == sheet.suspicious["text"].tolist()
 
@@ -209,7 +215,7 @@ def test_labels_of_any_kind_come_back_from_a_probabilities_file(label: str) -> N
         pd.testing.assert_frame_equal(read_probabilities(run, Path(folder)), frame)
         (written,) = Path(folder).glob(f"*{runs.PROBABILITIES}")
         cells = physical_cells(written.read_bytes().decode())
-    assert not any(tables.is_formula(cell) for cell in cells)
+    assert len(cells) == 15 and not any(map(runs_in_a_spreadsheet, cells))
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv"])
@@ -217,7 +223,7 @@ def test_what_classifying_adds_holds_no_formula_and_the_input_stays_as_it_is(tmp
     tell, delimiter = {FORMULA: "pay the fee", "@ham": "lunch at noon"}, "," if ending == ".csv" else "\t"
     texts = [f"{words} {chr(97 + i)}" for i in range(12) for words in tell.values()]
     FloorClassifier().fit(texts, list(tell) * 12).save(tmp_path / "model")
-    lines = ["=HEAD|x!A0,text,n", "+cmd|x!A0,pay the fee,-1", "'=1,lunch at noon,+2", "fine,@pay the fee,3"]
+    lines = ["=HEAD|x!A0,text,n", "+cmd|x!A0,pay the fee,-1", "a=1,lunch at noon,+2", "fine,@pay the fee,3"]
     source = tmp_path / f"in{ending}"
     source.write_text("".join(line.replace(",", delimiter) + "\n" for line in lines))
     facts = bulk.classify_file(tmp_path / "model", source, tmp_path / f"out{ending}", text_column="text")
@@ -226,8 +232,8 @@ def test_what_classifying_adds_holds_no_formula_and_the_input_stays_as_it_is(tmp
     header, *rows = csv.reader(out, delimiter=delimiter)
     assert header[3:] == ["predicted", f"p_{FORMULA}", "p_@ham"]
     assert [row[3] for row in rows] == [f"'{FORMULA}", "'@ham", f"'{FORMULA}"]
-    assert not any(tables.is_formula(cell) and not cell.startswith("'") for row in (header, *rows) for cell in row[3:])
-    assert facts["formula_cells"] == 3, "numbers with a sign are none"
+    assert not any(runs_in_a_spreadsheet(cell) for row in (header, *rows) for cell in row[3:])
+    assert facts["formula_cells"] == 2, "numbers with a sign are none"
 
 
 INJECTIONS = [
@@ -295,4 +301,5 @@ def test_a_study_of_hostile_rows_runs_and_its_page_shows_no_markup_of_theirs(tmp
     assert "<script>alert" not in page and "<svg onload" not in page and "<img" not in page
     assert page.count("<script") == page.count("</script>")
     assert is_printable(re.sub(r"[\r\n\t]", " ", page))
-    assert "&lt;script&gt;alert(1)" in page, "the class is shown, as text"
+    assert "<h2>&lt;svg onload=alert(1)&gt;</h2>" in page, "the name is shown, as text"
+    assert "\\u0026lt;script\\u0026gt;alert(1)" in page, "so are the classes, in the picture's data"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,7 @@ def test_repetitions_inside_each_part_are_found_and_can_be_left_out() -> None:
 def test_parts_of_any_name_are_looked_at_in_all_pairs() -> None:
     """Few-shot examples, a tuning pool and a distillation pool against the test rows."""
     test = numbered(30)
-    parts = {
+    parts: dict[str, Any] = {
         "few-shot examples": [test[0], *numbered(3, "shots")],
         "tuning pool": rows(*numbered(20, "tuning"), test[1].upper()),
         "distillation pool": [*numbered(20, "pool"), test[2] + " .", test[1]],

@@ -77,8 +77,7 @@ def prepare(source: ModelSource) -> ModelSource:
 
 def count_tokens(name: str, texts: Sequence[str], backend: str | None = None) -> np.ndarray:
     """Tokens of each text for a model, named as `load` names it; int64, shape (n_texts,). No weights are loaded."""
-    source = assets.resolve(name)
-    return engine_for(name, backend).count_tokens(prepare(source), texts)
+    return engine_for(name, backend).count_tokens(assets.resolve(name), texts)
 
 
 def load(

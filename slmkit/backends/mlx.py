@@ -46,7 +46,9 @@ class MLXBackend(Backend):
 
     def count_tokens(self, source: ModelSource, texts: Sequence[str]) -> np.ndarray:
         """Tokens of each text; see `Backend.count_tokens`."""
-        return shared.count_tokens(_tokenizer(source.folder), texts)
+        from slmkit.backends import prepare
+
+        return shared.count_tokens(_tokenizer(prepare(source).folder), texts)
 
     def train_lora(
         self,

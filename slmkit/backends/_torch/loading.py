@@ -6,6 +6,7 @@ import gc
 import logging
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -24,9 +25,15 @@ transformers.utils.logging.set_verbosity_error()
 
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, padding on the right, with a pad token (the end token where it has none)."""
+    """The model's tokenizer, padding on the right, with a pad token (the end token where it has none).
+
+    That of a GGUF file is read from the file itself as long as no folder was made from it.
+    """
+    place: dict[str, Any] = {"pretrained_model_name_or_path": source.folder}
+    if source.gguf is not None and not source.folder.is_dir():
+        place = {"pretrained_model_name_or_path": source.gguf.parent, "gguf_file": source.gguf.name}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(**place, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise AssetError(f"the tokenizer in {source.folder} cannot be read: {error}") from error
     if tokenizer.pad_token_id is None:
