@@ -242,8 +242,8 @@ def lines(plan: Plan, todo: Sequence[tuple[Step, float, int]]) -> list[str]:
     """What is about to run, in words; `todo` are the steps not finished, each with its expected seconds and bytes."""
     split = next(iter(plan.splits.values()))
     said = [
-        f"{plan.task.name}: {len(plan.steps)} runs on {len(split.train)} train and {len(split.test)} test rows, "
-        f"into {plan.out}"
+        f"{plan.task.name}: {len(plan.steps)} run{'s' * (len(plan.steps) > 1)} on {len(split.train):,} train and "
+        f"{len(split.test):,} test rows, into {plan.out}"
     ]
     if len(todo) < len(plan.steps):
         said.append(f"{len(plan.steps) - len(todo)} of them are finished and are skipped")

@@ -197,7 +197,10 @@ def _cheapest(configs: Sequence[Configuration], folder: Path | None) -> list[str
     smallest = min(sizes[c.number] for c in good)
     chosen = next(c for c in good if sizes[c.number] <= (1 + SAME_SIZE) * smallest)  # configs come best first
     if chosen is best:
-        return [f"Nothing clearly smaller comes within noise of the best, {_scored(best)}{_size(best, ', ')}."]
+        scored = f"{_scored(best)}{_size(best, ', ')}"
+        if sizes[best.number] == min(sizes.values()):
+            return [f"The most accurate is the smallest too: {scored}."]
+        return [f"Nothing clearly smaller comes within noise of the best, {scored}."]
     ours, theirs = (f"{_scored(c)}{_size(c, ', ')}" for c in (chosen, best))
     why = reasons[chosen.number]
     return [f"The smallest that cannot be told apart from the best: {ours}, against {theirs} ({why})."]

@@ -97,6 +97,11 @@ def test_the_cheapest_within_noise_is_by_interval_without_probabilities() -> Non
     assert sentence.startswith("Nothing clearly smaller comes within noise of the best, SmolLM2-135M with LoRA")
 
 
+def test_a_floor_that_is_best_is_said_to_be_the_smallest_too() -> None:
+    [sentence] = of("cheapest", [a_floor(118), a_run(right=100)])
+    assert sentence.startswith("The most accurate is the smallest too: the TF-IDF floor")
+
+
 def test_of_about_one_size_the_more_accurate_is_named() -> None:
     near = a_run(bits=4, right=109, stored_bytes=80_000_000)
     runs = [a_run(right=112), near, a_run("prompt", bits=4, right=107, stored_bytes=79_000_000)]
