@@ -189,7 +189,9 @@ def classify(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="OUTPUT", help="The input's rows with predictions.")
     ],
-    text_column: Annotated[str | None, typer.Option(help="Column that holds the texts.")] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Column that holds the texts; several with commas are joined.")
+    ] = None,
 ) -> None:
     """Classify a file in bounded memory; run it again after an interruption and it goes on where it stopped."""
     from slmkit import bulk

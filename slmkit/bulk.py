@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
@@ -50,7 +50,7 @@ def classify_file(
     input: str | Path,
     output: str | Path,
     *,
-    text_column: str | None = None,
+    text_column: str | Sequence[str] | None = None,
     resume: bool = True,
     batch_rows: int = 2048,
     progress: Progress | None = None,
@@ -65,8 +65,9 @@ def classify_file(
         A CSV, TSV, JSONL or Parquet file. Its columns, cells and row order are copied as they are.
     output : str or Path
         A file of the same kind that does not exist yet.
-    text_column : str or None
-        None takes the column named like a text ("text", "message", ...), or the only one.
+    text_column : str, sequence of str or None
+        Several (a sequence, or names with commas between) are joined as `slmkit.read` joins them. None takes the column
+        named like a text ("text", "message", ...), or the only one.
     resume : bool
         Go on with an unfinished part of the same input and model; False starts again from the first row.
     batch_rows : int
@@ -95,9 +96,9 @@ def classify_file(
         raise InputError(f"batch_rows must be at least 1; got {batch_rows}")
     _check_target(source, target)
     table = tables.scan(source)
-    column = _text_column(table, text_column)
+    texts = _text_columns(table, text_column)
     model_sha256 = _folder_sha256(Path(model_folder))
-    fresh = State(0, 0, 0, source.stat().st_size, _first_mb(source), model_sha256, column)
+    fresh = State(0, 0, 0, source.stat().st_size, _first_mb(source), model_sha256, texts)
     if resume:  # refuse before a model is loaded
         partfile.resumable(target, fresh)
     from slmkit import classify
@@ -150,21 +151,23 @@ def _check_target(source: Path, target: Path) -> None:
         tables.fail(target, problems)
 
 
-def _text_column(table: Table, given: str | None) -> str:
+def _text_columns(table: Table, given: str | Sequence[str] | None) -> list[str]:
     try:
-        column = data.near_column(given, table.columns) if given else columns.guess_text_column(table.columns)
+        found = [data.near_column(name, table.columns) for name in columns.listed_columns(given, table.columns)]
     except InputError as error:
         raise InputError(f"{table.path}: {error}") from error
-    if column is None:
+    if not found and (guessed := columns.guess_text_column(table.columns)):
+        log.info("%s: text column %r taken by its name", table.path, guessed)
+        found = [guessed]
+    if not found:
         raise InputError(
             f"{table.path}: which column holds the texts? Name it with text_column (--text-column). "
             f"Columns: {listed(table.columns)}"
         )
     if table.kind == "Parquet":
-        parquet.check_text_type(table.path, column)
-    if given is None:
-        log.info("%s: text column %r taken by its name", table.path, column)
-    return column
+        for name in found:
+            parquet.check_text_type(table.path, name)
+    return found
 
 
 def _check_new_columns(table: Table, names: list[str]) -> None:
@@ -206,7 +209,7 @@ def _append_all(
 ) -> State:
     """Classify what is missing, batch after batch; each is on the disk before the state counts it."""
     started, said, begun_at = time.monotonic(), 0.0, state.rows
-    for rows, texts in _batches(table, state.text_column, state.rows, batch_rows):
+    for rows, texts in _batches(table, state.text_columns, state.rows, batch_rows):
         proba = _score(estimator, texts, len(names))
         block = _encode(table, names, rows, proba, with_header=state.rows == 0)
         n_empty = int(np.isnan(proba[:, 0]).sum())
@@ -233,9 +236,9 @@ def write_whole(part: IO[bytes], block: bytes) -> None:
         view = view[part.write(view) :]
 
 
-def _batches(table: Table, column: str, skip: int, batch_rows: int) -> Iterator[Batch]:
+def _batches(table: Table, names: Sequence[str], skip: int, batch_rows: int) -> Iterator[Batch]:
     if table.kind == "Parquet":
-        yield from (([], texts) for texts in parquet.texts(table.path, column, skip, batch_rows))
+        yield from (([], [*map(columns.one_text, b)]) for b in parquet.cells(table.path, names, skip, batch_rows))
         return
     rows: list[Record] = []
     size = 0
@@ -243,10 +246,10 @@ def _batches(table: Table, column: str, skip: int, batch_rows: int) -> Iterator[
         rows.append(record)
         size += len(record.raw)
         if len(rows) == batch_rows or size > BATCH_BYTES:
-            yield rows, [tables.as_text(r.values.get(column)) for r in rows]
+            yield rows, [columns.one_text([r.values.get(name) for name in names]) for r in rows]
             rows, size = [], 0
     if rows:
-        yield rows, [tables.as_text(r.values.get(column)) for r in rows]
+        yield rows, [columns.one_text([r.values.get(name) for name in names]) for r in rows]
 
 
 def _score(estimator: Estimator, texts: list[str], n_classes: int) -> np.ndarray:

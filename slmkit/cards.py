@@ -6,6 +6,7 @@ and pictures are left out.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from slmkit import folder as folders
@@ -18,7 +19,8 @@ SECTION = 3  # the level of the heading a card stands under
 
 def find(run: Run, folder: Path | None) -> str | None:
     """The card of a run's data, in Markdown; None when there is none."""
-    kept = folders.card_file(folder, run.data_sha256) if folder else None
+    is_hash = re.fullmatch("[0-9a-f]{64}", str(run.data_sha256))
+    kept = folders.card_file(folder, run.data_sha256) if folder and is_hash else None
     if kept is not None and kept.is_file():
         return kept.read_text(encoding="utf-8", errors="replace")[:MAX_CHARACTERS]
     return tasks.named(run.task).card if run.task in tasks.names() else None

@@ -31,17 +31,17 @@ def choose(
     split: str | None = None,
     *,
     labelled: bool = True,
-) -> tuple[list[str], str, list[str]]:
+) -> tuple[list[str], str | None, list[str]]:
     """Text columns, label column, and how they were found where nobody named them.
 
-    Without `labelled` rows may do without labels: the label column is "" when none is named and none is called so.
+    Without `labelled` rows may do without labels: the label column is None when none is named and none is called so.
 
     Raises `InputError` with every unknown column (and the near names), or when columns cannot be told apart.
     """
     problems: list[str] = []
     notes: list[str] = []
     columns = list(table.columns)
-    texts = _listed(text, columns)
+    texts = listed_columns(text, columns)
     for given in (*texts, label, split):
         try:
             if given is not None:
@@ -58,7 +58,7 @@ def choose(
         tables.fail(where, problems)
     free = [c for c in columns if c != split]
     if label is None and not labelled:
-        label = _by_name([c for c in free if c not in texts], LABEL_NAMES) or ""
+        label = _by_name([c for c in free if c not in texts], LABEL_NAMES)
     elif label is None:
         label, why = _guess_label(where, table, [c for c in free if c not in texts])
         notes += [f"label column {short(label)!r} taken {why}"] if label != "label" else []
@@ -75,7 +75,14 @@ def cells(table: pd.DataFrame, name: str) -> list[Any]:
     return list(column.astype(object).where(column.notna(), None))
 
 
-def _listed(text: str | Sequence[str] | None, columns: Sequence[str]) -> list[str]:
+def one_text(values: Sequence[Any]) -> str:
+    """The text of a row from its text columns: those that are not empty, a line each."""
+    if len(values) == 1:
+        return tables.as_text(values[0])
+    return "\n".join(cell for cell in map(tables.as_text, values) if cell.strip())
+
+
+def listed_columns(text: str | Sequence[str] | None, columns: Sequence[str]) -> list[str]:
     """The columns meant: a name that exists as it stands, else the names between its commas."""
     if text is None:
         return []

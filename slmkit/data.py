@@ -52,6 +52,7 @@ def read(
     *,
     split_column: str | None = None,
     relabel: str | Mapping[str, str] | None = None,
+    few_labels: bool = False,
 ) -> pd.DataFrame:
     """Read labelled texts.
 
@@ -69,13 +70,15 @@ def read(
         A column that says train, validation or test, for a split given with the data.
     relabel : "proposed", mapping of old label to new, or None
         None changes no label; what looks like a slip of the pen is proposed among the warnings. "proposed" does that.
+    few_labels : bool
+        Whether one class alone, or a class with one row, will do: in rows that are only to be tested.
 
     Returns
     -------
     DataFrame
-        Columns text and label (str), group where the input has a column of that name, part where a split is given;
-        index from 0. `attrs["warnings"]` lists guesses, proposals and dropped rows, `attrs["sha256"]` is the hash of
-        the rows.
+        Columns text and label (str), group where the input has a column of that name, part where a split is given, and
+        source_row, the row's number in the input (from 1, the header apart); index from 0. `attrs["warnings"]` lists
+        guesses, proposals and dropped rows, `attrs["sha256"]` is the hash of the rows.
 
     Raises
     ------
@@ -85,6 +88,7 @@ def read(
     """
     where, table, warnings = _table(path_or_frame, guessing=text_column is None or label_column is None)
     texts, label_column, guesses = columns.choose(where, table, text_column, label_column, split_column)
+    assert label_column is not None  # rows must have labels here
     used = {*texts, label_column, split_column}
     frame = finish(
         _joined(table, texts),
@@ -94,7 +98,7 @@ def read(
         warnings=[*warnings, *guesses],
         relabel=relabel,
     )
-    _check_classes(where, frame, label_column)
+    _check_classes(where, frame, label_column, few_labels)
     for warning in frame.attrs["warnings"]:
         log.warning("%s: %s", where, warning)
     return frame
@@ -109,14 +113,15 @@ def rows(
 ) -> pd.DataFrame:
     """Read texts for looking at, with the labels, groups and parts they have; nothing is required but a text.
 
-    Parameters and the file kinds are those of `read`. Returns the columns text and, where there are such, label, group
-    and part; rows without a text are dropped, and counted in `attrs["warnings"]`.
+    Parameters and the file kinds are those of `read`. Returns the columns text, source_row and, where there are such,
+    label, group and part; rows without a text are dropped, and counted in `attrs["warnings"]`.
     """
     where, table, notes = _table(path_or_frame, guessing=text_column is None)
     texts, label, guesses = columns.choose(where, table, text_column, label_column, split_column, labelled=False)
     frame = pd.DataFrame({"text": list(map(tables.as_text, _joined(table, texts)))}, dtype=object)
+    frame["source_row"] = range(1, len(frame) + 1)
     for name, column in (("label", label), ("group", "group")):
-        if column in table and column not in texts:
+        if column is not None and column in table and column not in texts:
             frame[name] = [tables.as_text(value).strip() for value in columns.cells(table, column)]
     if parts := _parts(where, table, split_column):
         frame["part"] = parts
@@ -126,6 +131,8 @@ def rows(
     frame = frame[filled].reset_index(drop=True)
     if frame.empty:
         raise InputError(f"{where} holds no text")
+    if parts and (without := int((frame["part"] == "").sum())):
+        notes = [*notes, f"{without:,} rows belong to no part"]
     frame.attrs = {"warnings": [*notes, *guesses]}
     return frame
 
@@ -161,6 +168,7 @@ def finish(
     if parts is not None:
         found["part"] = list(parts)
     frame, notes = pd.DataFrame(found, dtype=object), list(warnings)
+    frame["source_row"] = range(1, len(frame) + 1)
     if spaced := sum(v != v.strip() and bool(v.strip()) for v in raw):
         notes.append(f"{spaced:,} labels had spaces around them, which were taken off")
     if broken := sum(_BREAK.search(v.strip()) is not None for v in raw):
@@ -261,11 +269,9 @@ def _load(path: Path, *, guessing: bool) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _joined(table: pd.DataFrame, names: Sequence[str]) -> list[object]:
-    """The texts; of several columns those that are not empty, a line each."""
     if len(names) == 1:
         return columns.cells(table, names[0])
-    rows = zip(*(map(tables.as_text, columns.cells(table, name)) for name in names), strict=True)
-    return ["\n".join(cell for cell in row if cell.strip()) for row in rows]
+    return [columns.one_text(row) for row in zip(*(columns.cells(table, name) for name in names), strict=True)]
 
 
 def _parts(where: str, table: pd.DataFrame, column: str | None) -> list[str] | None:
@@ -315,10 +321,12 @@ def _relabel(frame: pd.DataFrame, relabel: str | Mapping[str, str] | None) -> li
     ]
 
 
-def _check_classes(where: str, frame: pd.DataFrame, label_column: str) -> None:
+def _check_classes(where: str, frame: pd.DataFrame, label_column: str, few_labels: bool) -> None:
     counts = frame["label"].value_counts()
     if len(counts) == 0:
         tables.fail(where, [f"no usable row is left: {'; '.join(frame.attrs['warnings'])}"])
+    if few_labels:
+        return
     problems, column = [], short(label_column)
     if len(counts) == 1:
         problems.append(f"column {column!r} holds one class only ({short(counts.index[0])!r}); two are needed")

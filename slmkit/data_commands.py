@@ -83,7 +83,7 @@ def check(
     text_column: TextColumn = None,
     label_column: LabelColumn = None,
     split_column: Annotated[str | None, typer.Option(help="Column that says train, validation or test.")] = None,
-    examples: Annotated[int, typer.Option(metavar="N", help="Rows spelled out for each finding.")] = 3,
+    examples: Annotated[int, typer.Option(metavar="N", min=0, help="Rows spelled out for each finding.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Find rows that repeat each other inside a table, and rows of one table or part that stand in another."""
@@ -91,8 +91,12 @@ def check(
 
     known = tasks.names()
     parts: dict[str, Any] = {}
+    if file2 is not None and split_column is not None:
+        raise InputError("--split-column cuts one table into parts; with two tables leave it out")
     for one in filter(None, (file, file2)):
         if one in known:
+            if split_column not in (None, "part"):
+                raise InputError(f"the rows of {one} say their part in the column 'part'; got {split_column!r}")
             frame = tasks.named(one).load()
         else:
             frame = data.rows(one, text_column, label_column, split_column=split_column)
@@ -110,14 +114,16 @@ def sheet(
     label_column: LabelColumn = None,
     relabel: Relabel = False,
     model: Annotated[str, typer.Option(help="Whose tokens are counted; none for no model.")] = "smollm2-135m-instruct",
-    max_tokens: Annotated[int, typer.Option(metavar="N", help="The length texts will be cut to.")] = 256,
+    max_tokens: Annotated[int, typer.Option(metavar="N", min=1, help="The length texts will be cut to.")] = 256,
     rows: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the rows to look at to this CSV.")] = None,
-    examples: Annotated[int, typer.Option(metavar="N", help="Rows spelled out for each finding.")] = 5,
+    examples: Annotated[int, typer.Option(metavar="N", min=0, help="Rows spelled out for each finding.")] = 5,
     as_json: AsJson = False,
 ) -> None:
     """Describe labelled rows: classes, lengths, languages, telling words, repetitions, and rows worth a second look."""
     from slmkit import datasheets, tasks
 
+    if rows is not None:
+        datasheets.check_target(rows)
     task = tasks.get(file, text_column, label_column, relabel="proposed" if relabel else None)
     found = datasheets.datasheet(task.load(), model=None if model == "none" else model, max_tokens=max_tokens)
     print(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else "\n".join(found.lines(examples)))
@@ -139,12 +145,18 @@ def split(
     """Write a leak-free split as row hashes; `slmkit study --split FILE` repeats it, here or elsewhere."""
     from slmkit import data, leaks, splitfile, tasks
 
-    frame = tasks.get(file, text_column, label_column, relabel="proposed" if relabel else None).load()
+    splitfile.check_target(output)
+    task = tasks.get(file, text_column, label_column, relabel="proposed" if relabel else None)
+    frame = task.load()
     parts = data.split(frame, seed=seed, train=train, test=test)
-    path = splitfile.save(parts, output, data_sha256=frame.attrs.get("sha256"), seed=seed)
-    for line in (*parts.warnings, *leaks.check({"train": parts.train, "test": parts.test}, within=False).lines()):
+    report = leaks.check({"train": parts.train, "test": parts.test}, within=False)
+    path = splitfile.save(parts, output, data_sha256=frame.attrs.get("sha256"), seed=seed, licence=task.licence)
+    for line in (*parts.warnings, *report.lines()):
         _say(line)
-    print(json.dumps({"split": str(path), "train": len(parts.train), "test": len(parts.test), "seed": seed}))
+    if report.n_leaking:
+        _say("These rows leave no split without leaks; a study takes this one with --allow-leaks only")
+    sizes = {"train": len(parts.train), "test": len(parts.test), "leaked_test_rows": report.n_leaking}
+    print(json.dumps({"split": str(path), **sizes, "seed": seed}))
 
 
 def _list(as_json: bool) -> None:
@@ -171,7 +183,7 @@ def _list(as_json: bool) -> None:
     table = [
         [
             row["name"],
-            f"{row['rows']:,}",
+            "?" if row["rows"] is None else f"{row['rows']:,}",
             str(row["labels"] or "-"),
             row["licence"] + ("" if row["accepted"] else ", to be accepted"),
             "-" if row["on_disk"] == "shipped" else str(row["mb"] or "?"),

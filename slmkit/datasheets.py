@@ -20,13 +20,14 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from slmkit import alike, backends, files, leaks, tables, text
-from slmkit.errors import InputError, short
+from slmkit.errors import AssetError, InputError, MissingExtra, listed, short
 from slmkit.floor import unseen_probabilities
 from slmkit.leaks import LeakReport
 
 MODEL = "smollm2-135m-instruct"
 MAX_TOKENS = 256  # what LoRA and embeddings read of a text by default
 FOLDS = 5
+LEAST_ROWS = 4  # of a class whose labels are checked
 MOST_DOUBTFUL = 0.15  # share of the rows that is listed at most; a longer list nobody reads
 MAX_ROWS = 20_000  # of a larger set a stratified sample is cross-validated
 SHORTEST_TEXT = 20  # letters; the language of a shorter text is not guessed
@@ -55,14 +56,16 @@ class Datasheet:
     telling : dict of str to list of str
         By class the words that occur far more often there than elsewhere.
     suspicious : DataFrame
-        `row` (from 0), `text`, `label`, `reason`, `suggestion` and `confidence` (of the suggestion; NaN for
-        contradictions), the most doubtful first.
+        `row` (from 0, in the frame), `source_row` (from 1, in the file), `text`, `label`, `reason`, `suggestion` and
+        `confidence` (of the suggestion; NaN for contradictions), the most doubtful first.
     floor_accuracy : float or None
         Cross-validated, of the classifier that judged the labels; None where there are too few rows.
     repeats : LeakReport
         Rows that repeat an earlier row.
     notes : tuple of str
-        What reading the rows had to say.
+        What reading the rows had to say, and what could not be looked at.
+    licence : str or None
+        Of the rows, where it is known.
     """
 
     n_rows: int
@@ -78,11 +81,13 @@ class Datasheet:
     floor_accuracy: float | None
     repeats: LeakReport
     notes: tuple[str, ...]
+    licence: str | None = None
 
     def lines(self, examples: int = 5) -> list[str]:
         """The datasheet as lines of plain text."""
         shares = ", ".join(f"{text.clean(name, 60)} {n:,} ({n / self.n_rows:.0%})" for name, n in self.labels.items())
         said = [f"{self.n_rows:,} rows in {len(self.labels)} classes: {shares}"]
+        said += [f"Licence: {text.clean(self.licence, 200)}"] if self.licence else []
         said += [f"Note: {text.clean(note, 400)}" for note in self.notes]
         said.append(f"Characters: {_spread(self.characters)}")
         if self.tokens:
@@ -94,12 +99,9 @@ class Datasheet:
         said += self.repeats.lines(examples)
         if self.floor_accuracy is not None:
             said.append(f"A word-count classifier reaches {self.floor_accuracy:.1%}, cross-validated")
-        said.append(
-            f"{len(self.suspicious):,} rows to look at"
-            + (", counted as read, the first:" if len(self.suspicious) else "")
-        )
+        said.append(f"{len(self.suspicious):,} rows to look at" + (", the first:" if len(self.suspicious) else ""))
         for line in self.suspicious.head(examples).to_dict("records"):
-            who, shown = f"row {line['row'] + 1}, {short(line['label'])!r}", text.clean(line["text"], 90)
+            who, shown = f"row {line['source_row']}, {short(line['label'])!r}", text.clean(line["text"], 90)
             said.append(f'  - {who}: {line["reason"]}: "{shown}"')
         return said
 
@@ -107,22 +109,34 @@ class Datasheet:
         """The datasheet as JSON values, without texts."""
         names = ("n_rows", "labels", "characters", "tokens", "model", "max_tokens", "n_cut", "languages", "telling")
         odd = self.suspicious.drop(columns="text").replace({np.nan: None}).to_dict("records")
-        rest = {"floor_accuracy": self.floor_accuracy, "suspicious": odd, "notes": list(self.notes)}
+        rest: dict[str, Any] = {
+            "floor_accuracy": self.floor_accuracy,
+            "suspicious": odd,
+            "notes": list(self.notes),
+            "licence": self.licence,
+        }
         return {name: getattr(self, name) for name in names} | rest | self.repeats.to_dict()
 
     def save_suspicious(self, path: str | Path) -> Path:
         """Write the rows to look at as a CSV that is safe to open in a spreadsheet; a file there is left alone."""
-        path = Path(path)
-        if path.exists():
-            raise InputError(f"{path} exists; delete it or choose another name")
-        if path.suffix.lower() != ".csv" or not path.parent.is_dir():
-            raise InputError(f"{path} must end in .csv and lie in a folder that exists")
-        frame = self.suspicious.assign(row=self.suspicious["row"] + 1)
+        path = check_target(path)
+        frame = self.suspicious.assign(row=self.suspicious["source_row"]).drop(columns="source_row")
         for name in ("text", "label", "reason", "suggestion"):
             frame[name] = frame[name].map(tables.guarded)
         document = frame.to_csv(index=False, lineterminator="\r\n", float_format="%.3f")  # so that \r is quoted too
-        files.replace(path, document)
+        with files.on_disk(path):
+            files.replace(path, document)
         return path
+
+
+def check_target(path: str | Path) -> Path:
+    """Raise `InputError` when the rows to look at cannot be written there; best before any work is spent on them."""
+    path = Path(path)
+    if path.exists():
+        raise InputError(f"{path} exists; delete it or choose another name")
+    if path.suffix.lower() != ".csv" or not path.parent.is_dir():
+        raise InputError(f"{path} must end in .csv and lie in a folder that exists")
+    return path
 
 
 def datasheet(
@@ -150,20 +164,22 @@ def datasheet(
     InputError
         No rows, or no column text or label.
     """
+    if max_tokens < 1:
+        raise InputError(f"max_tokens must be at least 1; got {max_tokens}")
     missing = [name for name in ("text", "label") if name not in frame]
     if missing or frame.empty:
         raise InputError(f"a datasheet needs rows with text and label; no {' and '.join(missing) or 'rows'}")
     frame = frame.reset_index(drop=True)
     texts = frame["text"].tolist()
-    lengths = backends.count_tokens(model, texts) if model else np.zeros(0, np.int64)
-    doubtful, accuracy = _doubtful(frame, seed)
+    lengths, uncounted = _lengths(texts, model)
+    doubtful, accuracy, unchecked = _doubtful(frame, seed)
     suspicious = pd.concat([_contradictions(frame), doubtful], ignore_index=True).drop_duplicates("row")
     return Datasheet(
         n_rows=len(frame),
         labels={str(k): int(v) for k, v in frame["label"].value_counts().items()},
         characters=_percentiles(frame["text"].str.len().to_numpy()),
         tokens=_percentiles(lengths),
-        model=model,
+        model=None if uncounted else model,
         max_tokens=max_tokens,
         n_cut=int((lengths > max_tokens).sum()),
         languages=_languages(texts),
@@ -171,8 +187,21 @@ def datasheet(
         suspicious=suspicious.reset_index(drop=True),
         floor_accuracy=accuracy,
         repeats=leaks.check({"rows": frame}),
-        notes=tuple(frame.attrs.get("warnings", ())),
+        notes=(*frame.attrs.get("warnings", ()), *unchecked, *uncounted),
+        licence=frame.attrs.get("licence"),
     )
+
+
+def _lengths(texts: Sequence[str], model: str | None) -> tuple[np.ndarray, list[str]]:
+    """Tokens of each text; without the default model nothing is counted, and that is said."""
+    if model is None:
+        return np.zeros(0, np.int64), []
+    try:
+        return backends.count_tokens(model, texts), []
+    except (MissingExtra, AssetError) as error:
+        if model != MODEL:
+            raise
+        return np.zeros(0, np.int64), [f"tokens were not counted: {error}"]
 
 
 def _percentiles(lengths: np.ndarray) -> dict[str, int]:
@@ -228,31 +257,38 @@ def _contradictions(frame: pd.DataFrame) -> pd.DataFrame:
     return _rows(rows, "the same text stands under another label", [" or ".join(o) for o in others], np.nan)
 
 
-def _doubtful(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, float | None]:
-    """Rows whose label the classifier, trained without them, finds improbable; and its accuracy.
+def _doubtful(frame: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, float | None, list[str]]:
+    """Rows whose label the classifier, trained without them, finds improbable; its accuracy, and what was left out.
 
     A row is doubtful when another class is likelier than its own; the least probable labels come first.
     """
-    sample = _sampled(frame, seed)
-    smallest = sample["label"].value_counts().min()
-    if smallest < 4 or sample["label"].nunique() < 2:
-        return _rows(frame[:0], "", [], np.nan), None
-    proba, classes = _unseen(sample, min(FOLDS, int(smallest) // 2), seed)
+    counts = frame["label"].value_counts()
+    small = counts[counts < LEAST_ROWS]
+    notes = []
+    if len(small):
+        notes.append(f"labels of too few rows to be checked (fewer than {LEAST_ROWS}): {listed(small.index)}")
+    sample = _sampled(frame[~frame["label"].isin(small.index)], seed)
+    if sample["label"].nunique() < 2:
+        return _rows(frame[:0], "", [], np.nan), None, notes
+    proba, classes = _unseen(sample, min(FOLDS, int(sample["label"].value_counts().min()) // 2), seed)
     codes = np.searchsorted(classes, sample["label"].to_numpy().astype(str))
     own = proba[np.arange(len(sample)), codes]
     best = proba.argmax(axis=1)
-    odd = np.flatnonzero((best != codes) & (proba.max(axis=1) > own))
+    odd = np.flatnonzero(proba.max(axis=1) > own)
     order = odd[np.argsort(own[odd], kind="stable")][: math.ceil(MOST_DOUBTFUL * len(sample))]
     reasons = [f"{short(classes[best[i]])!r} is likelier by the other rows" for i in order]
     rows = sample.iloc[order]
     accuracy = float((best == codes).mean())
-    return _rows(rows, reasons, [str(classes[best[i]]) for i in order], proba[order].max(axis=1)), accuracy
+    return _rows(rows, reasons, [str(classes[best[i]]) for i in order], proba[order].max(axis=1)), accuracy, notes
 
 
 def _sampled(frame: pd.DataFrame, seed: int) -> pd.DataFrame:
     if len(frame) <= MAX_ROWS:
         return frame
-    return frame.groupby("label").sample(frac=MAX_ROWS / len(frame), random_state=seed).sort_index()
+    shuffled = frame.sample(frac=1, random_state=seed)
+    rank = shuffled.groupby("label").cumcount()
+    wanted = (shuffled.groupby("label")["label"].transform("size") * MAX_ROWS / len(frame)).clip(lower=LEAST_ROWS)
+    return shuffled[rank < wanted].sort_index()
 
 
 def _unseen(frame: pd.DataFrame, folds: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -262,8 +298,10 @@ def _unseen(frame: pd.DataFrame, folds: int, seed: int) -> tuple[np.ndarray, np.
     """
     classes, codes = np.unique(frame["label"].to_numpy().astype(str), return_inverse=True)
     near = alike.clusters(len(frame), alike.pairs(frame["text"].map(alike.normalise))[0])
-    parts = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(frame, codes, near))
-    if any(len(np.unique(codes[train])) < len(classes) for train, _ in parts):
+    parts = []
+    if len(np.unique(near)) >= folds:
+        parts = list(StratifiedGroupKFold(folds, shuffle=True, random_state=seed).split(frame, codes, near))
+    if not parts or any(len(np.unique(codes[train])) < len(classes) for train, _ in parts):
         parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(frame, codes))
     return unseen_probabilities(frame["text"].tolist(), codes, parts, seed), classes
 
@@ -271,6 +309,7 @@ def _unseen(frame: pd.DataFrame, folds: int, seed: int) -> tuple[np.ndarray, np.
 def _rows(rows: pd.DataFrame, reason: str | list[str], suggestion: list[str], confidence: Any) -> pd.DataFrame:
     values = {
         "row": rows.index.to_numpy(),
+        "source_row": rows["source_row"].to_numpy() if "source_row" in rows else rows.index.to_numpy() + 1,
         "text": rows["text"].to_numpy(),
         "label": rows["label"].to_numpy(),
         "reason": reason,

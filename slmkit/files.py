@@ -11,18 +11,24 @@ from pathlib import Path
 from slmkit.errors import SlmkitError
 
 
-def replace(path: Path, document: str) -> None:
-    """Write a text aside, flush it to the disk and move it into place; `OSError` leaves what was there."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+@contextmanager
+def aside(path: Path) -> Iterator[Path]:
+    """A name to write to, which becomes `path` when all went well and is gone when it did not."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(aside, "w", encoding="utf-8", newline="") as file:
-            file.write(document)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
+        yield part
+        os.replace(part, path)
     finally:
         with suppress(OSError):
-            aside.unlink(missing_ok=True)
+            part.unlink(missing_ok=True)
+
+
+def replace(path: Path, document: str) -> None:
+    """Write a text aside, flush it to the disk and move it into place; `OSError` leaves what was there."""
+    with aside(path) as part, open(part, "w", encoding="utf-8", newline="") as file:
+        file.write(document)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def disk_full(error: BaseException) -> bool:

@@ -15,12 +15,12 @@ import pandas as pd
 
 from slmkit import files, splitfile
 from slmkit.data import Split
-from slmkit.errors import InputError, SlmkitError
-from slmkit.files import disk_full
+from slmkit.errors import InputError
 from slmkit.runs import Run, read_run
 
 log = logging.getLogger(__name__)
 LOCK = ".lock"
+KEPT = "Finished runs are kept"
 
 
 def finished(out: Path, run_id: str) -> Run | None:
@@ -33,19 +33,7 @@ def finished(out: Path, run_id: str) -> Run | None:
     return None
 
 
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says about a file that cannot be written into one sentence that names it."""
-    try:
-        yield
-    except SlmkitError:
-        raise
-    except OSError as error:
-        full = "the disk is full; finished runs are kept"
-        raise SlmkitError(f"{path}: {full if disk_full(error) else error.strerror or error}") from error
-
-
-def write_split(split: Split, path: Path, data_sha256: str, seed: int) -> None:
+def write_split(split: Split, path: Path, data_sha256: str, seed: int, licence: str) -> None:
     """Write the rows of both parts for the children (columns row, text, label, part), and their hashes for people.
 
     `SlmkitError` says why it cannot be written; then nothing half written stays.
@@ -56,15 +44,12 @@ def write_split(split: Split, path: Path, data_sha256: str, seed: int) -> None:
         frame[["text", "label"]].rename_axis("row").reset_index().assign(part=name)
         for name, frame in (("train", split.train), ("test", split.test))
     ]
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(path):
+    with files.on_disk(path, KEPT):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            pd.concat(parts, ignore_index=True).to_parquet(aside, index=False)
-            splitfile.save(split, path.with_suffix(".json"), data_sha256=data_sha256, seed=seed)
-            aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
+        with files.aside(path) as part:
+            pd.concat(parts, ignore_index=True).to_parquet(part, index=False)
+            hashes = path.with_suffix(".json")
+            splitfile.save(split, hashes, data_sha256=data_sha256, seed=seed, licence=licence)
 
 
 def card_file(out: Path, data_sha256: str) -> Path:
@@ -75,7 +60,7 @@ def card_file(out: Path, data_sha256: str) -> Path:
 def write_card(out: Path, data_sha256: str, card: str) -> None:
     """Keep the card of the data beside the runs, so that a report can show it wherever it is made."""
     path = card_file(out, data_sha256)
-    with writing(path):
+    with files.on_disk(path, KEPT):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, card)
 

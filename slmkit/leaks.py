@@ -123,7 +123,7 @@ class LeakReport:
         return said
 
     def examples(self, found: Overlap, most: int) -> list[str]:
-        """The first rows of an overlap with both texts; rows are counted from 1, as a person counts them."""
+        """The first rows of an overlap with both texts; rows are counted from 1, as in the file they were read from."""
         lines = []
         order = found.rows["kind"].map(KINDS.index).to_numpy().argsort(kind="stable")
         for line in found.rows.iloc[order].head(most).to_dict("records"):
@@ -133,11 +133,17 @@ class LeakReport:
             if kind in ("near", "group"):
                 both += f' and "{text.clean(self.parts[found.other]["text"].iloc[other_row], 70)}"'
             mine, theirs = (f"{found.part} ", f"{found.other} ") if len(self.parts) > 1 else ("", "")
-            lines.append(f"{mine}row {row + 1} = {theirs}row {other_row + 1} ({how}): {both}")
+            ours, other = self._number(found.part, row), self._number(found.other, other_row)
+            lines.append(f"{mine}row {ours} = {theirs}row {other} ({how}): {both}")
         return lines
 
+    def _number(self, part: str, row: int) -> int:
+        """What a person calls a row: its number in the file (from 1, the header apart), else its place in the part."""
+        frame = self.parts[part]
+        return int(frame["source_row"].iloc[row]) if "source_row" in frame else row + 1
+
     def to_dict(self) -> dict[str, Any]:
-        """The report as JSON values; rows are counted from 0."""
+        """The report as JSON values; rows are counted from 0, as they stand in their part."""
         overlaps = [
             {
                 "part": found.part,
@@ -186,7 +192,8 @@ def check(
     whole = pd.concat(list(frames.values()), ignore_index=True)
     keys = whole["text"].map(alike.normalise)
     near, similarity = alike.pairs(keys, threshold)
-    looker = _Looker(whole, keys, alike.clusters(len(whole), near), _similarities(near, similarity))
+    labels = whole["label"].tolist() if "label" in whole else None
+    looker = _Looker(whole, keys, alike.clusters(len(whole), near), _similarities(near, similarity), labels)
     ends = np.cumsum([len(frame) for frame in frames.values()])
     spans = {name: (end - len(frames[name]), end) for name, end in zip(frames, ends.tolist(), strict=True)}
     inside = tuple(looker.overlap(name, name, spans) for name in frames) if within else ()
@@ -199,7 +206,7 @@ def _frame(name: str, rows: pd.DataFrame | Sequence[str]) -> pd.DataFrame:
     if "text" not in frame or len(frame) == 0:
         what = "no rows" if "text" in frame else f"no column 'text', only {listed(frame.columns)}"
         raise InputError(f"part {name!r} has {what}")
-    kept = frame[[c for c in ("text", "label", "group") if c in frame]].reset_index(drop=True)
+    kept = frame[[c for c in ("text", "label", "group", "source_row") if c in frame]].reset_index(drop=True)
     return kept.assign(text=pd.Series(list(map(tables.as_text, kept["text"])), dtype=object))
 
 
@@ -215,6 +222,7 @@ class _Looker:
     keys: pd.Series
     cluster: np.ndarray  # (n_rows,)
     similarity: dict[tuple[int, int], float]
+    labels: list[Any] | None
 
     def overlap(self, part: str, other: str, spans: Mapping[str, tuple[int, int]]) -> Overlap:
         """Rows of `part` found in `other`; within one part, rows found among the earlier ones."""
@@ -236,10 +244,10 @@ class _Looker:
         similarity = 1.0 if kind in ("exact", "normalised") else np.nan
         if kind == "near":
             similarity = self.similarity.get((min(row, first), max(row, first)), np.nan)
-        conflict = False
-        if kind in ("exact", "normalised") and "label" in self.whole:
-            both = self.whole["label"].iloc[[row, first]]
-            conflict = bool(both.notna().all()) and both.iloc[0] != both.iloc[1]
+        conflict = kind in ("exact", "normalised") and self.labels is not None
+        if conflict and self.labels is not None:
+            ours, theirs = self.labels[row], self.labels[first]
+            conflict = pd.notna(ours) and pd.notna(theirs) and ours != theirs
         return row - start, kind, first - begin, similarity, conflict
 
     def chance(self) -> float:
@@ -252,13 +260,13 @@ def _matches(values: pd.Series, here: tuple[int, int], there: tuple[int, int]) -
     """Rows of one span whose value stands in another span (or earlier in the same one), each with the first such."""
     known: dict[Any, int] = {}
     within, found = here == there, []
-    listed = values.tolist()
+    cells = values.tolist()
     if not within:
         for row in range(*there):
-            if row < len(listed) and pd.notna(listed[row]):
-                known.setdefault(listed[row], row)
+            if row < len(cells) and pd.notna(cells[row]):
+                known.setdefault(cells[row], row)
     for row in range(*here):
-        value = listed[row] if row < len(listed) else None
+        value = cells[row] if row < len(cells) else None
         if value is None or pd.isna(value):
             continue
         if value in known:

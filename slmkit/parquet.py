@@ -38,18 +38,19 @@ def check_text_type(path: Path, column: str) -> None:
         raise InputError(f"{path}: column {column!r} holds {kind}, not text")
 
 
-def texts(path: Path, column: str, skip: int, batch_rows: int) -> Iterator[list[str]]:
-    """The texts of a column after the first `skip` rows, in batches of at most `batch_rows`; null becomes ""."""
+def cells(path: Path, columns: Sequence[str], skip: int, batch_rows: int) -> Iterator[list[tuple[str, ...]]]:
+    """Texts of some columns after the first `skip` rows, in batches of at most `batch_rows`; null becomes ""."""
     with open_parquet(path) as file:
         ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
         first = int(np.searchsorted(ends, skip, side="right"))
         skip -= int(ends[first - 1]) if first else 0
         groups = list(range(first, file.num_row_groups))
-        for batch in file.iter_batches(batch_size=batch_rows, columns=[column], row_groups=groups) if groups else ():
-            values = batch.column(0).slice(skip).to_pylist()
+        wanted = list(columns)
+        for batch in file.iter_batches(batch_size=batch_rows, columns=wanted, row_groups=groups) if groups else ():
+            read = [[value or "" for value in batch.column(name).slice(skip).to_pylist()] for name in wanted]
             skip = max(0, skip - batch.num_rows)
-            if values:
-                yield [value or "" for value in values]
+            if read[0]:
+                yield list(zip(*read, strict=True))
 
 
 def add_columns(path: Path, out: Path, classes: Sequence[str], probabilities: IO[bytes], batch_rows: int) -> None:

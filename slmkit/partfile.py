@@ -10,13 +10,13 @@ import json
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-from slmkit.errors import InputError, SlmkitError
-from slmkit.files import disk_full
+from slmkit import files
+from slmkit.errors import InputError, listed
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class State:
     input_bytes: int
     input_sha256_first_mb: str
     model_sha256: str
-    text_column: str
+    text_columns: list[str]
     formula_cells: int = 0
 
 
@@ -45,14 +45,9 @@ def state_path(target: Path) -> Path:
     return target.with_name(target.name + ".part.json")
 
 
-@contextmanager
-def on_disk(path: Path, rows: int) -> Iterator[None]:
+def on_disk(path: Path, rows: int) -> AbstractContextManager[None]:
     """Turn an error of the disk into one that says which file, and that nothing is lost."""
-    try:
-        yield
-    except OSError as error:
-        why = "the disk is full" if disk_full(error) else f"cannot write: {error.strerror or error}"
-        raise SlmkitError(f"{path}: {why}. {rows:,} rows are kept; mend it and run the same command again") from error
+    return files.on_disk(path, f"{rows:,} rows are kept; mend it and run the same command again")
 
 
 @contextmanager
@@ -124,7 +119,7 @@ def resumable(target: Path, fresh: State) -> State:
         "the input": (state.input_bytes, state.input_sha256_first_mb)
         != (fresh.input_bytes, fresh.input_sha256_first_mb),
         "the model": state.model_sha256 != fresh.model_sha256,
-        f"the text column ({state.text_column!r})": state.text_column != fresh.text_column,
+        f"the text column ({listed(state.text_columns)})": state.text_columns != fresh.text_columns,
     }
     if reasons := [what for what, differs in changed.items() if differs]:
         raise InputError(f"{part} cannot be resumed: {' and '.join(reasons)} changed since. {again}")
@@ -136,11 +131,5 @@ def resumable(target: Path, fresh: State) -> State:
 
 def write_state(target: Path, state: State) -> None:
     """Write the state aside and move it into place."""
-    path = state_path(target)
-    aside = path.with_name(path.name + ".new")
-    try:
-        with open(aside, "w", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(state)))
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with files.aside(state_path(target)) as part, open(part, "w", encoding="utf-8") as file:
+        file.write(json.dumps(asdict(state)))

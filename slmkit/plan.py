@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit import arguments, assets, backends, catalog, classify, data, estimate, footprint, leaks, tasks
+from slmkit import arguments, assets, backends, catalog, classify, data, estimate, footprint, leaks, splitfile, tasks
 from slmkit.assets import ModelSource
 from slmkit.backends.base import check_bits
 from slmkit.data import Split
@@ -189,12 +189,12 @@ def make(
         raise InputError("\n".join(dict.fromkeys(problems)))
     if accept_license:
         found.accept_license()
-    given = _arguments(names, found, shots, epochs, params or {})
-    refused: dict[str, SlmkitError] = {}
-    sources = [here.get(name) or _fetched(name, names, widths, given, refused) for name in wanted]
     frame = found.load()
     splits = _splits(frame, given_split, numbers, train, test)
     leaked, leak_notes = guard(splits, allow_leaks=allow_leaks)
+    given = _arguments(names, found, shots, epochs, params or {})
+    refused: dict[str, SlmkitError] = {}  # models are fetched last, for rows that are known to be usable
+    sources = [here.get(name) or _fetched(name, names, widths, given, refused) for name in wanted]
     steps = [
         replace(step, problem=refused.get(step.model or ""))
         for step in _steps(names, sources, sorted(widths, reverse=True), numbers, backend, given)
@@ -228,10 +228,13 @@ def guard(splits: Mapping[int, Split], *, allow_leaks: bool) -> tuple[dict[int, 
         leaked[seed] = report.n_leaking
         if report.n_leaking and split.given and not allow_leaks:
             told = "\n".join(report.lines(examples=5))
+            other = ""
+            if "group" in report.across[0].counts:
+                other = ". If equal values of the column group mean nothing here, call it something else"
             raise InputError(
                 f"the given split leaks, so that its scores would be too good:\n{told}\nTake these rows out of either "
                 "part, let slmkit split the rows, or allow it (allow_leaks=True, --allow-leaks): every record made "
-                "from it is marked then"
+                f"from it is marked then{other}"
             )
         if report.n_leaking:
             notes.append(f"seed {seed}: {report.across[0].sentence()}; every record says so")
@@ -257,14 +260,6 @@ def lines(plan: Plan, todo: Sequence[tuple[Step, float, int]]) -> list[str]:
         peak = max(n_bytes for _, _, n_bytes in todo)
         said.append(f"Estimates: {whole} in all, at most {peak / 1e9:.1f} GB in one process")
     return [*said, *(f"Note: {note}" for note in plan.notes)]
-
-
-def split_sha256(split: Split) -> str:
-    """Hash of the rows of both parts, with their texts and labels."""
-    digest = hashlib.sha256()
-    for part in (split.train, split.test):
-        digest.update(data.frame_sha256(part).encode() + str(list(part.index)).encode())
-    return digest.hexdigest()
 
 
 def _sizes(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -376,7 +371,7 @@ def job_values(step: Step, plan: Plan, run_id: str, split_file: Path) -> dict[st
         "measure_s": plan.measure_s,
         "split": {
             "kind": "given" if plan.splits[step.seed].given else "seeded",
-            "sha256": split_sha256(plan.splits[step.seed]),
+            "sha256": splitfile.split_sha256(plan.splits[step.seed]),
             "leaked_test_rows": plan.leaked[step.seed],
         },
     }

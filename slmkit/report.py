@@ -62,7 +62,9 @@ def write(runs_folder: Path, out: Path) -> Path:
     folder, out = Path(runs_folder), Path(out)
     check_target(out)
     runs = _read(folder)
-    _replace(out, page(runs, folder))
+    document = page(runs, folder)
+    with files.on_disk(out):
+        files.replace(out, document)
     return out
 
 
@@ -128,6 +130,9 @@ def _checked(run: Run, path: Path) -> Run:
     wrong = [f.name for f in fields(Run) if not _fits(getattr(run, f.name), str(f.type), f.name in _NEEDED)]
     wrong += [name for name in _SHARES if name not in wrong and not 0 <= getattr(run, name) <= 1]
     if not wrong:
+        wrong += ["n_test"] * (run.n_test < 1)
+        wrong += ["leaked_test_rows"] * (not 0 <= (run.leaked_test_rows or 0) <= run.n_test)
+    if not wrong:
         wrong += ["recall_by_class"] * (not all(_fits(v, "float", False) for v in run.recall_by_class.values()))
         pairs = [v for v in run.intervals.values() if isinstance(v, list) and len(v) == 2]
         numbers = all(_fits(end, "float", True) for pair in pairs for end in pair)
@@ -142,14 +147,6 @@ def _fits(value: Any, kind: str, needed: bool) -> bool:
         return not needed
     right = isinstance(value, _TYPES[re.split(r"\W", kind)[0]]) and not isinstance(value, bool)  # type: ignore[arg-type]
     return right and not (isinstance(value, float) and not math.isfinite(value))
-
-
-def _replace(out: Path, document: str) -> None:
-    try:
-        files.replace(out, document)
-    except OSError as error:
-        why = "the disk is full" if files.disk_full(error) else error.strerror or error
-        raise InputError(f"cannot write the report to {out}: {why}") from error
 
 
 def _policy(scripts: Sequence[str]) -> str:

@@ -14,8 +14,7 @@ import shutil
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -170,7 +169,9 @@ def obtain(
 def _obtain_file(file: DataFile, name: str, root: Path, more: dict[str, Any]) -> Path:
     target, entry = root / file.path, _record(root).get(file.path, {})
     sha256 = file.sha256 or entry.get("sha256")
-    if target.is_file() and (sha256 is None or assets.sha256_of(target) == sha256):
+    if target.is_file() and (here := assets.sha256_of(target)) == (sha256 or here):
+        if "sha256" not in entry:  # put there by hand
+            _write_down(root, {file.path: {"sha256": here, "url": None}})
         return target
     for _, other in _roots():
         if other != root and (other / file.path).is_file():
@@ -286,7 +287,10 @@ def _lacking(data: HubData, root: Path) -> list[str]:
     """What a folder lacks of a data set: patterns without a file, files that a fetch began and did not bring."""
     patterns = [f"{data.name}/{pattern}" for pattern in data.parts.values()]
     record = _record(root)
-    begun = record.get(data.name, {}).get("files", [])
+    entry = record.get(data.name, {})
+    if data.revision not in ("main", entry.get("revision", data.revision)):
+        return patterns  # of another commit
+    begun = entry.get("files", [])
     missing = [p for p in patterns if not _matching(root, p)]
     missing += [p for p in begun if not ("sha256" in record.get(p, {}) and (root / p).is_file())]
     return list(dict.fromkeys(missing))
@@ -325,7 +329,7 @@ def _check(found: Path, sha256: str | None, entry: dict[str, Any]) -> None:
 
 def _copy(source: Path, target: Path, sha256: str | None) -> dict[str, Any]:
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _aside(target) as aside:
+    with files.aside(target) as aside:
         shutil.copyfile(source, aside)
         got = assets.sha256_of(aside)
         if sha256 not in (None, got):
@@ -336,7 +340,7 @@ def _copy(source: Path, target: Path, sha256: str | None) -> dict[str, Any]:
 def _extract(archive: Path, member: str, target: Path, sha256: str | None) -> dict[str, Any]:
     """One member of an archive to one file: its name is ours, so that no name inside the archive decides a path."""
     try:
-        with zipfile.ZipFile(archive) as opened, _aside(target) as aside:
+        with zipfile.ZipFile(archive) as opened, files.aside(target) as aside:
             with opened.open(member) as source, open(aside, "wb") as out:
                 shutil.copyfileobj(source, out)
             got = assets.sha256_of(aside)
@@ -345,17 +349,6 @@ def _extract(archive: Path, member: str, target: Path, sha256: str | None) -> di
     except (zipfile.BadZipFile, KeyError, EOFError, RuntimeError, zlib.error) as error:  # RuntimeError: encrypted
         raise AssetError(f"{archive} is not the archive expected, with {member} in it: {error}") from error
     return {"sha256": got, "bytes": target.stat().st_size}
-
-
-@contextmanager
-def _aside(target: Path) -> Iterator[Path]:
-    """A name to write to, which becomes `target` when all went well."""
-    aside = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        yield aside
-        os.replace(aside, target)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def _record(root: Path) -> dict[str, Any]:

@@ -71,7 +71,20 @@ def row_hash(text: str, label: str) -> str:
     return hashlib.sha256(json.dumps([text, label]).encode("ascii")).hexdigest()[:DIGITS]
 
 
-def save(split: Split, path: str | Path, *, data_sha256: str | None = None, seed: int | None = None) -> Path:
+def split_sha256(split: Split) -> str:
+    """SHA-256 over the row hashes of both parts: the same for the same rows, whatever their order and origin."""
+    document = json.dumps([sorted(_hashes(part)) for part in (split.train, split.test)])
+    return hashlib.sha256(document.encode("ascii")).hexdigest()
+
+
+def save(
+    split: Split,
+    path: str | Path,
+    *,
+    data_sha256: str | None = None,
+    seed: int | None = None,
+    licence: str | None = None,
+) -> Path:
     """Write a split as JSON, in one step.
 
     Parameters
@@ -82,7 +95,28 @@ def save(split: Split, path: str | Path, *, data_sha256: str | None = None, seed
     data_sha256 : str or None
         Hash of the rows it was cut from, as `frame.attrs["sha256"]` holds it.
     seed : int or None
+    licence : str or None
+        Of the rows, as `frame.attrs["licence"]` holds it.
     """
+    path = check_target(path)
+    document = {
+        "format": FORMAT,
+        "slmkit": slmkit.__version__,
+        "data_sha256": data_sha256,
+        "seed": seed,
+        "licence": licence,
+        "split_sha256": split_sha256(split),
+        "row": f"first {DIGITS} hex digits of the SHA-256 of the JSON list [text, label]",
+        "train": _hashes(split.train),
+        "test": _hashes(split.test),
+    }
+    with files.on_disk(path):
+        files.replace(path, json.dumps(document, indent=1) + "\n")
+    return path
+
+
+def check_target(path: str | Path) -> Path:
+    """Raise `InputError` when no split file can be written there: another ending, no folder, another kind of file."""
     path = Path(path)
     if path.suffix.lower() != ".json":
         raise InputError(f"a split file's name must end in .json; got {path}")
@@ -90,16 +124,6 @@ def save(split: Split, path: str | Path, *, data_sha256: str | None = None, seed
         raise InputError(f"there is no folder {path.parent}")
     if path.exists():
         _document(path)
-    document = {
-        "format": FORMAT,
-        "slmkit": slmkit.__version__,
-        "data_sha256": data_sha256,
-        "seed": seed,
-        "row": f"first {DIGITS} hex digits of the SHA-256 of the JSON list [text, label]",
-        "train": _hashes(split.train),
-        "test": _hashes(split.test),
-    }
-    files.replace(path, json.dumps(document, indent=1) + "\n")
     return path
 
 

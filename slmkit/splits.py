@@ -16,6 +16,9 @@ from slmkit import alike, stratify
 from slmkit.alike import normalise
 from slmkit.errors import InputError, listed, short
 
+ENOUGH = 0.9  # share of the test rows wished for below which it is said that there are fewer
+WHOLE = "groups and near-duplicates are kept whole"
+
 
 @dataclass(frozen=True)
 class Split:
@@ -97,6 +100,7 @@ def split(
     """
     if seed < 0:
         raise InputError(f"seed must be a whole number from 0; got {seed}")
+    check_labelled(frame)
     rows, n_dropped, n_conflicting, keys = _deduplicate(frame)
     notes = _duplicate_notes(n_dropped, n_conflicting)
     _check_classes(rows, notes)
@@ -109,6 +113,8 @@ def split(
     remaining = np.flatnonzero(~np.isin(groups, groups[chosen]))
     if unused := len(rows) - len(remaining) - len(chosen):
         near_notes = (*near_notes, f"{unused:,} rows used nowhere: they belong to groups that gave test rows")
+    if len(chosen) < ENOUGH * n_test:
+        near_notes = (*near_notes, f"{len(chosen):,} test rows instead of {n_test:,}: {WHOLE} and were too large")
     if train is not None:
         remaining = stratify.subset(remaining, codes, train, len(chosen), np.random.default_rng([seed, 1]))
     rows.index.name = "row"
@@ -133,6 +139,7 @@ def given(frame: pd.DataFrame, *, seed: int, train: int | None = None, test: int
     InputError
         A part without rows, a class among the test rows that no train row has, or more rows asked than exist.
     """
+    check_labelled(frame)
     rows = frame.reset_index(drop=True).rename_axis("row")
     scored = "test" if (rows["part"] == "test").any() else "validation"  # some publish no test rows
     parts = {"train": np.flatnonzero(rows["part"] == "train"), "test": np.flatnonzero(rows["part"] == scored)}
@@ -159,6 +166,14 @@ def given(frame: pd.DataFrame, *, seed: int, train: int | None = None, test: int
     if scored != "test":
         notes += ("the given split has no test rows; those for validation are scored",)
     return Split(rows.iloc[drawn["train"]], rows.iloc[drawn["test"]], notes, given=True)
+
+
+def check_labelled(frame: pd.DataFrame) -> None:
+    """Raise `InputError` when the columns text and label are not there."""
+    if missing := [name for name in ("text", "label") if name not in frame]:
+        raise InputError(
+            f"a split needs the columns text and label; no {' and no '.join(missing)} among {listed(frame.columns)}"
+        )
 
 
 def _duplicate_notes(n_dropped: int, n_conflicting: int) -> tuple[str, ...]:
@@ -204,26 +219,24 @@ def _n_test(rows: pd.DataFrame, train: int | None, test: int | None, test_share:
 
 def _groups(rows: pd.DataFrame, codes: np.ndarray, keys: pd.Series) -> tuple[np.ndarray, tuple[str, ...]]:
     """Group number of every row, shape (n_rows,): rows linked by `group` or because their texts are near-duplicates."""
-    given = _links(rows)
-    if problem := _one_sided(codes, given, rows):
-        raise InputError(problem)
-    near, notes = _without_templates(codes, alike.clusters(len(rows), alike.pairs(keys)[0]))
-    joined = _join(given, near)
-    if _one_sided(codes, joined, rows):
-        return given, ("a class is near-duplicates only; such rows may stand on both sides",)
-    return joined, notes
+    given, alone = _links(rows), len(rows) + np.arange(len(rows))
+    if (code := _one_sided(codes, given)) is not None:
+        raise InputError(
+            f"class {_name(rows, codes, code)} has all its rows in one group, so it cannot be in train and in test. "
+            "Regroup the rows or leave the group column out"
+        )
+    near, notes = alike.clusters(len(rows), alike.pairs(keys)[0]), []
+    while (code := _one_sided(codes, joined := _join(given, near))) is not None:
+        loose = np.isin(near, near[codes == code])
+        if len(np.unique(near[loose])) == loose.sum():  # its groups are linked by near-duplicates of other classes
+            loose[:] = True
+        near = np.where(loose, alone, near)
+        notes.append(f"class {_name(rows, codes, code)} is near-duplicates only; such rows may stand on both sides")
+    return joined, tuple(notes)
 
 
-def _without_templates(codes: np.ndarray, near: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Clusters of near-duplicates, those dissolved that make up more than a tenth of a class (and more than 5 rows)."""
-    pairs, counts = np.unique(np.stack([codes, near]), axis=1, return_counts=True)
-    large = np.unique(pairs[1][counts > np.maximum(5, np.bincount(codes)[pairs[0]] / 10)])
-    in_large = np.isin(near, large)
-    if not in_large.any():
-        return near, ()
-    note = f"{in_large.sum():,} rows come from {len(large)} templates, each more than a tenth of a class"
-    alone = len(near) + np.arange(len(near))
-    return np.where(in_large, alone, near), (f"{note}; such rows may stand on both sides",)
+def _name(rows: pd.DataFrame, codes: np.ndarray, code: int) -> str:
+    return repr(short(rows["label"].to_numpy()[codes == code][0]))
 
 
 def _links(rows: pd.DataFrame) -> np.ndarray:
@@ -246,13 +259,7 @@ def _join(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return np.asarray(connected_components(edges, directed=False)[1][:n])
 
 
-def _one_sided(codes: np.ndarray, groups: np.ndarray, rows: pd.DataFrame) -> str | None:
-    pairs = np.unique(np.stack([codes, groups]), axis=1)
-    per_class = np.bincount(pairs[0])
-    if per_class.min() > 1:
-        return None
-    label = rows["label"].to_numpy()[codes == per_class.argmin()][0]
-    return (
-        f"class {short(label)!r} has all its rows in one group, so it cannot be in train and in test. "
-        "Regroup the rows or leave the group column out"
-    )
+def _one_sided(codes: np.ndarray, groups: np.ndarray) -> int | None:
+    """A class whose rows are all in one group, or None."""
+    per_class = np.bincount(np.unique(np.stack([codes, groups]), axis=1)[0])
+    return None if per_class.min() > 1 else int(per_class.argmin())

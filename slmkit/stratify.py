@@ -70,8 +70,8 @@ class _Draw:
             self.exact and drawn != asked
         ):
             raise InputError(
-                f"{asked:,} test rows cannot be drawn with every class on both sides and groups kept "
-                f"whole; {drawn:,} can. Ask for fewer test rows or regroup the rows"
+                f"{asked:,} test rows cannot be drawn with every class on both sides and groups and near-duplicates "
+                f"kept whole; {drawn:,} can. Ask for fewer test rows or regroup the rows"
             )
         return np.sort(np.asarray(self.chosen))
 

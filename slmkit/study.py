@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit import console, evaluate, folder, footprint, jobs, text
+from slmkit import console, evaluate, files, folder, footprint, jobs, splitfile, text
 from slmkit import plan as planning
 from slmkit.errors import SlmkitError
 from slmkit.plan import Plan, Step
@@ -220,7 +220,7 @@ class _Study:
 
     def _items(self) -> list[_Item]:
         engine = self._engine()
-        hashes = {seed: planning.split_sha256(split) for seed, split in self.plan.splits.items()}
+        hashes = {seed: splitfile.split_sha256(split) for seed, split in self.plan.splits.items()}
         items = []
         for step in self.plan.steps:
             step = replace(step, backend=step.backend or engine) if step.source else step
@@ -229,7 +229,9 @@ class _Study:
             expected = step.expected(self.plan.splits[step.seed])
             item = _Item(step, run_id, split_file, *expected, folder.finished(self.plan.out, run_id))
             if item.run is None:
-                folder.write_split(self.plan.splits[step.seed], split_file, self.plan.data_sha256, step.seed)
+                folder.write_split(
+                    self.plan.splits[step.seed], split_file, self.plan.data_sha256, step.seed, self.plan.task.licence
+                )
             items.append(item)
         return items
 
@@ -378,7 +380,7 @@ def _paired(items: list[_Item], out: Path) -> list[Run]:
         if found:
             origins = item.run.origins | dict.fromkeys(found, "measured")
             item.run = replace(item.run, origins=origins, **found)
-            with folder.writing(out / f"{item.run.stem}.json"):
+            with files.on_disk(out / f"{item.run.stem}.json", folder.KEPT):
                 write_run(item.run, out)
     return [item.run for item in items if item.run is not None]
 

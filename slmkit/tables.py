@@ -171,6 +171,12 @@ def _named(table: Table, columns: Sequence[str]) -> Table:
     return replace(table, columns=tuple(columns))
 
 
+def _numbered(names: list[str]) -> list[str]:
+    """Column names; where several have none they are called by their place, as spreadsheets leave them at the end."""
+    several = names.count("") > 1
+    return [name or (f"column {i + 1}" if several else "") for i, name in enumerate(names)]
+
+
 def _raw_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     with open(path, "rb") as file:
         offset = 0
@@ -288,7 +294,7 @@ def _scan_rows(table: Table) -> Table:
     header = next(rows, None)
     if header is None:
         raise InputError(f"{table.path} holds no rows")
-    table = _named(table, [name.strip() for name in header[2]])
+    table = _named(table, _numbered([name.strip() for name in header[2]]))
     problems, n_rows, width = [], 0, len(table.columns)
     for line, _, cells in rows:
         n_rows += 1

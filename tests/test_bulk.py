@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -223,7 +224,7 @@ def test_a_full_disk_is_named_and_what_is_done_is_kept(
     assert len(pd.read_csv(target)) == 100
 
 
-@pytest.mark.parametrize(("room", "only"), [(100, ".part"), (0, ".part"), (0, ".new")])
+@pytest.mark.parametrize(("room", "only"), [(100, ".part"), (0, ".part"), (0, f".{os.getpid()}.part")])
 def test_a_disk_full_before_the_first_batch_is_done_leaves_nothing(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, only: str
 ) -> None:
@@ -340,3 +341,25 @@ def test_memory_does_not_grow_with_the_file(model: Path, tmp_path: Path, kind: s
         peaks[n] = int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout)
     assert source.stat().st_size > 50e6
     assert (peaks[60_000] - peaks[10_000]) * 1024 < 30e6, peaks
+
+
+@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
+def test_several_text_columns_are_joined_as_in_training(model: Path, tmp_path: Path, ending: str) -> None:
+    whole = many(tmp_path / f"whole{ending}")
+    texts = [f"{TEXTS[i % 6]} {i}" if i % 6 != 4 else "" for i in range(100)]
+    frame = pd.DataFrame({"subject": "see", "body": texts, "id": range(100)})
+    frame.loc[frame.index % 6 == 4, "subject"] = ""
+    source, target = tmp_path / f"a{ending}", tmp_path / f"b{ending}"
+    write = {".csv": lambda: frame.to_csv(source, index=False), ".parquet": lambda: frame.to_parquet(source)}
+    write.get(ending, lambda: frame.to_json(source, orient="records", lines=True))()
+    joined = [f"see\n{text}" if text else "" for text in texts]
+    facts = bulk.classify_file(model, source, target, text_column="subject,body")
+    assert facts["rows"] == 100 and facts["empty"] == sum(not text for text in joined)
+    bulk.classify_file(model, whole, tmp_path / f"c{ending}")
+    read = {".csv": pd.read_csv, ".parquet": pd.read_parquet}.get(ending, lambda p: pd.read_json(p, lines=True))
+    found, expected = read(target), classify.load(model).predict_proba([text or "x" for text in joined])
+    filled = [i for i, text in enumerate(joined) if text]
+    np.testing.assert_allclose(found["p_spam"].to_numpy(float)[filled], expected[filled, 1], atol=1e-5)
+    assert not np.allclose(read(tmp_path / f"c{ending}")["p_spam"].to_numpy(float)[filled], expected[filled, 1])
+    with pytest.raises(InputError, match="unknown column 'subjekt'"):
+        bulk.classify_file(model, source, tmp_path / f"d{ending}", text_column="subjekt,body")

@@ -39,6 +39,9 @@ def test_the_card_beside_the_runs_comes_before_that_of_the_task(tmp_path: Path) 
     folder.write_card(tmp_path, run.data_sha256, "# Kept\nwith the runs")
     assert cards.find(run, tmp_path) == "# Kept\nwith the runs"
     assert cards.find(replace(run, task="somebody's file"), None) is None
+    (tmp_path / "secret.md").write_text("not a card")
+    for wrong in (None, "../secret", "../secret.md".ljust(64, "x")):
+        assert cards.find(replace(run, task="other", data_sha256=wrong), tmp_path / "cards") is None
 
 
 def test_a_report_shows_the_card_the_split_and_a_leak(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slmkit import data
+from slmkit import data, leaks
 from slmkit.errors import InputError
 
 ROWS = [("Win a prize now", "spam"), ("See you at noon", "ham"), ("Free ring tone", "spam"), ("Call me, please", "ham")]
@@ -49,7 +49,7 @@ def test_all_kinds_of_files_give_the_same_rows_and_the_same_hash(tmp_path: Path)
     ]
     assert len(frames) == 5
     for frame in frames:
-        assert list(frame.itertuples(index=False, name=None)) == ROWS
+        assert list(frame.itertuples(index=False, name=None)) == [(*row, i + 1) for i, row in enumerate(ROWS)]
         assert frame.attrs == {"warnings": [], "sha256": frames[0].attrs["sha256"]}
     assert data.frame_sha256(frames[0][::-1]) != frames[0].attrs["sha256"]
 
@@ -284,9 +284,38 @@ def test_generated_rows_that_differ_in_digits_alone_can_still_be_split() -> None
     frame = pd.DataFrame({"text": [f"row {i}" for i in range(50)], "label": list("ab") * 25})
     parts = data.split(frame, seed=0)
     assert (len(parts.train), len(parts.test)) == (40, 10)
-    assert parts.warnings == (
-        "50 rows come from 1 templates, each more than a tenth of a class; such rows may stand on both sides",
-    )
+    assert parts.warnings == ("class 'a' is near-duplicates only; such rows may stand on both sides",)
+
+
+def near_pairs(label: str, n: int) -> list[tuple[str, str]]:
+    """Texts of `n` campaigns, two of each that differ in their number."""
+    words = [f"{label}{chr(97 + i // 26)}{chr(97 + i % 26)}" for i in range(n)]
+    return [(f"{w} offer {w}x for {w}y today, call {number}", label) for w in words for number in (11, 22)]
+
+
+def test_a_class_of_near_duplicates_alone_costs_the_others_nothing() -> None:
+    rows = [*near_pairs("a", 40), *near_pairs("b", 40), *((f"the code is {i}", "c") for i in range(6))]
+    frame = pd.DataFrame(rows, columns=["text", "label"])
+    for seed in range(5):
+        parts = data.split(frame, seed=seed)
+        assert parts.warnings == ("class 'c' is near-duplicates only; such rows may stand on both sides",)
+        report = leaks.check({"train": parts.train, "test": parts.test}, within=False)
+        seen = parts.test["label"].iloc[report.across[0].rows["row"]]
+        assert set(seen) <= {"c"}, seen.tolist()
+
+
+@pytest.mark.parametrize(("n_template", "n_test"), [(6, 40), (95, 25)])
+def test_a_template_stays_whole_where_a_split_can_do_without_cutting_it(n_template: int, n_test: int) -> None:
+    base = frame_of(200).query("label == 'a'").head(100 - n_template)
+    template = pd.DataFrame({"text": [f"your code is {i}" for i in range(n_template)], "label": "a"})
+    other = frame_of(400).query("label == 'b'").head(100)
+    frame = pd.concat([base, template, other], ignore_index=True)
+    for seed in range(10):
+        parts = data.split(frame, seed=seed)
+        assert leaks.check({"train": parts.train, "test": parts.test}, within=False).n_leaking == 0
+        assert len(parts.test) >= n_test and set(parts.test["label"]) == {"a", "b"}
+        few = len(parts.test) < 36
+        assert any("test rows instead of 40: groups and near-duplicates" in w for w in parts.warnings) == few
 
 
 @pytest.mark.parametrize(

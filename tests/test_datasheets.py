@@ -11,7 +11,7 @@ import pytest
 
 from slmkit import backends, datasheets, tasks
 from slmkit.datasheets import datasheet
-from slmkit.errors import InputError
+from slmkit.errors import InputError, MissingExtra
 
 ENGLISH = ["The parcel of {} waits at the depot", "Please confirm the {} of your account", "The {} is due on Monday"]
 GERMAN = ["Das Paket mit der {} liegt in der Filiale", "Bitte bestätigen Sie heute noch die {}", "Die {} ist fällig"]
@@ -175,3 +175,34 @@ def test_a_large_table_is_judged_by_a_sample(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(datasheets, "MAX_ROWS", 24)
     sheet = datasheet(bilingual(), model=None)
     assert sheet.n_rows == 48 and sheet.floor_accuracy is not None and len(sheet.suspicious) <= 4
+
+
+def test_a_class_of_few_rows_is_named_and_the_others_are_checked() -> None:
+    rows = bilingual()
+    rows.loc[0, "label"] = "de"  # an English text
+    rare = pd.DataFrame({"text": ["quelque chose", "autre chose"], "label": "fr"})
+    sheet = datasheet(pd.concat([rows, rare], ignore_index=True), model=None)
+    assert "labels of too few rows to be checked (fewer than 4): 'fr'" in sheet.notes
+    assert sheet.floor_accuracy is not None and 0 in set(sheet.suspicious["row"])
+
+
+def test_few_texts_that_repeat_are_described_all_the_same() -> None:
+    frame = pd.DataFrame({"text": ["good thing"] * 10 + ["bad thing"] * 10, "label": ["x"] * 10 + ["y"] * 10})
+    sheet = datasheet(frame, model=None)
+    assert sheet.n_rows == 20 and len(sheet.repeats.within[0].rows) == 18
+
+
+def test_without_the_default_model_the_rest_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise MissingExtra("no backend can run here")
+
+    monkeypatch.setattr(backends, "count_tokens", missing)
+    sheet = datasheet(bilingual())
+    assert sheet.model is None and "tokens were not counted: no backend can run here" in sheet.notes
+    with pytest.raises(MissingExtra):
+        datasheet(bilingual(), model="minilm")
+
+
+def test_the_licence_of_the_rows_is_on_the_sheet() -> None:
+    sheet = datasheet(tasks.get("compliance_notes").load(), model=None)
+    assert sheet.licence == "CC BY 4.0" == sheet.to_dict()["licence"] and "Licence: CC BY 4.0" in sheet.lines()

@@ -10,7 +10,7 @@ import pytest
 from test_study import QUICK, table  # noqa: F401 - the fixture
 
 import slmkit
-from slmkit import data, licences, splitfile, tasks, verdict
+from slmkit import assets, data, licences, splitfile, tasks, verdict
 from slmkit.errors import InputError
 from slmkit.runs import read_runs
 
@@ -120,3 +120,42 @@ def test_a_study_asks_for_the_licence_once(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(slmkit.errors.AssetError, match="slmkit data fetch financial_phrasebank"):
         slmkit.study("financial_phrasebank", accept_license=True, **FLOOR, out=tmp_path / "runs")
     assert licences.accepted(task.gate, task.licence)
+
+
+def test_a_split_file_is_known_as_the_split_it_was_made_from(table: Path, tmp_path: Path) -> None:  # noqa: F811
+    frame = data.read(table)
+    path = splitfile.save(data.split(frame, seed=0), tmp_path / "split.json")
+    first = slmkit.study(table, **FLOOR, out=tmp_path / "runs").runs[0]
+    events: list[str] = []
+    quick = {**FLOOR, "progress": lambda event: events.append(event["event"])}
+    again = slmkit.study(table, split=path, **quick, out=tmp_path / "runs").runs[0]
+    assert "skipped" in events and again.run_id == first.run_id and again.split_sha256 == first.split_sha256
+
+
+def test_rows_that_are_only_tested_may_hold_one_class(parts: tuple[Path, Path], tmp_path: Path) -> None:
+    rows = pd.read_csv(parts[1]).head(30)
+    one = tmp_path / "one.csv"
+    rows[rows["label"] == rows["label"].iloc[0]].to_csv(one, index=False)
+    run = slmkit.study(parts[0], test_file=one, **FLOOR, out=tmp_path / "runs").runs[0]
+    assert run.n_test == len(pd.read_csv(one)) and run.split == "given"
+
+
+def test_nothing_is_fetched_for_rows_that_cannot_be_used(
+    parts: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assets, "resolve", lambda name: pytest.fail(f"{name} was fetched"))
+    for task, more in ((parts[0], {"test_file": parts[1]}), (parts[0], {"train": 10**6})):
+        with pytest.raises(InputError, match="the given split leaks|rows were asked for"):
+            slmkit.study(task, models="some/model", methods="prompt", measure_s=0.5, out=tmp_path / "runs", **more)
+    licences.record().unlink(missing_ok=True)
+    with pytest.raises(licences.LicenceNotAccepted):
+        slmkit.study("financial_phrasebank", models="some/model", methods="prompt", out=tmp_path / "runs")
+
+
+def test_equal_groups_in_two_files_are_refused_with_the_way_out(table: Path, tmp_path: Path) -> None:  # noqa: F811
+    rows = pd.read_csv(table).assign(group=lambda f: range(len(f)))
+    paths = tmp_path / "a.csv", tmp_path / "b.csv"
+    for path, half in zip(paths, (rows.iloc[::2], rows.iloc[1::2]), strict=True):
+        half.assign(group=range(len(half))).to_csv(path, index=False)
+    with pytest.raises(InputError, match="If equal values of the column group mean nothing here, call it something"):
+        slmkit.study(paths[0], test_file=paths[1], **FLOOR, out=tmp_path / "runs")

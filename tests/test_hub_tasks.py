@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import re
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -12,10 +13,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from slmkit import assets, data, tasks
+from slmkit import assets, data, sources, tasks
 from slmkit.errors import AssetError
 from slmkit.licences import LicenceNotAccepted
-from slmkit.sources import HubData
+from slmkit.sources import DataFile, HubData
 
 Rows = dict[str, list[tuple[object, ...]]]
 Read = list[tuple[str, str, str]]  # text, label or target, part
@@ -197,3 +198,29 @@ def test_sources_are_well_formed_and_every_pinned_file_belongs_to_a_part() -> No
         pins += found.sha256.values()
     assert all(re.fullmatch("[0-9a-f]{64}", pin) for pin in pins)
     assert len(set(pins)) == len(pins) == 10, "a pin copied from one file to another pins neither"
+
+
+def test_a_file_put_in_the_cache_by_hand_is_written_down_and_must_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLMKIT_CACHE", str(tmp_path))
+    monkeypatch.delenv("SLMKIT_ASSETS", raising=False)
+    file, path = DataFile("rows/rows.txt", "https://example.org/rows.txt"), sources.data_dir() / "rows" / "rows.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("one")
+    assert sources.obtain(file, "rows") == [path] == [sources.path(file, "rows")]
+    path.write_text("two")
+    with pytest.raises(AssetError, match="another file than slmkit knows"):
+        sources.path(file, "rows")
+
+
+def test_a_pinned_set_fetched_at_another_commit_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLMKIT_ASSETS", str(tmp_path))
+    (tmp_path / "rows" / "data").mkdir(parents=True)
+    (tmp_path / "rows" / "data" / "a.csv").write_text("text,label\n")
+    pinned = HubData("rows", "owner/rows", {"train": "data/*.csv"}, revision="a" * 40)
+    assert sources.where(pinned) == "mirror"
+    (tmp_path / sources.RECORD).write_text(json.dumps({"rows": {"revision": "b" * 40, "files": []}}))
+    assert sources.where(pinned) is None
+    with pytest.raises(AssetError, match="rows is not on this disk"):
+        sources.hub_paths(pinned)

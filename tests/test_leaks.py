@@ -216,3 +216,10 @@ def test_every_sentence_of_allagree_stands_in_50agree(real_sets: None) -> None:
     assert len(found.rows) == found.n_part == 2264 and found.nested
     assert found.sentence().startswith("AllAgree: 2,264 of 2,264 rows (100.0%) stand in 50Agree: 2,264 the same text")
     assert found.sentence().endswith("; AllAgree lies inside 50Agree")
+
+
+def test_rows_are_named_as_in_the_file_they_came_from(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n,x\nsee you at noon,x\n ,y\nanother thing,y\nSEE YOU AT NOON!,x\nlast one,y\n")
+    [line] = leaks.check({"a": data.read(path)}).examples(leaks.check({"a": data.read(path)}).within[0], 5)
+    assert line.startswith("row 5 = row 2 (normalised)")

@@ -47,7 +47,7 @@ def open_document(path: Path, lines: list[tuple[str, str]]) -> Path:
 
 
 def of_rows(frame: pd.DataFrame) -> list[tuple[str, ...]]:
-    return list(frame.itertuples(index=False, name=None))
+    return list(frame[["text", "label"]].itertuples(index=False, name=None))
 
 
 def dataset(*labels: int) -> datasets.Dataset:
@@ -254,3 +254,15 @@ def test_two_files_become_one_frame_with_parts() -> None:
         and both["group"].tolist() == ["g", "", "", "g"] + [""] * 4
     )
     assert both.attrs["sha256"] == data.frame_sha256(both) and both.index.tolist() == list(range(8))
+
+
+def test_columns_without_a_name_are_called_by_their_place(tmp_path: Path) -> None:
+    path = tmp_path / "spam.csv"
+    path.write_bytes(
+        "v1,v2,,,\nham,see you,,,\nspam,win £100,,,\nham,caf\xe9 at noon,,,\nspam,free prize,,,\n".encode("cp1252")
+    )
+    frame = data.read(path)
+    assert of_rows(frame)[1] == ("win £100", "spam") and len(frame) == 4
+    assert data.rows(path).columns.tolist() == ["text", "source_row", "label"]
+    path.write_text(",text\n0,see you at noon\n1,SEE YOU AT NOON\n")
+    assert data.rows(path).columns.tolist() == ["text", "source_row"], "a nameless index is no label"

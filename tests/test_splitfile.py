@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from full_disk import open_on_full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmkit import data, splitfile
-from slmkit.errors import InputError
+from slmkit import data, files, splitfile
+from slmkit.errors import InputError, SlmkitError
 from slmkit.splitfile import GivenSplit
 from slmkit.splits import Split
 
@@ -162,3 +163,27 @@ def test_validation_rows_stand_in_where_nobody_published_test_rows() -> None:
     split = data.given(frame, seed=0)
     assert split.test.index.tolist() == list(range(30, 40))
     assert split.warnings == ("the given split has no test rows; those for validation are scored",)
+
+
+def test_the_hash_of_a_split_is_that_of_its_rows_whatever_their_order_and_origin(tmp_path: Path) -> None:
+    frame = pd.concat([frame_of(80), frame_of(10)], ignore_index=True)
+    first = data.split(frame, seed=3)
+    path = splitfile.save(first, tmp_path / "split.json", licence="CC BY 4.0")
+    document = json.loads(path.read_text())
+    assert document["licence"] == "CC BY 4.0" and document["split_sha256"] == splitfile.split_sha256(first)
+    for again in (frame, frame.sample(frac=1, random_state=1)):
+        assert splitfile.split_sha256(repeated(path, again)) == document["split_sha256"]
+    assert splitfile.split_sha256(data.split(frame, seed=4)) != document["split_sha256"]
+    assert splitfile.split_sha256(Split(first.test, first.train, ())) != document["split_sha256"]
+
+
+def test_rows_without_labels_cannot_be_split() -> None:
+    with pytest.raises(InputError, match="a split needs the columns text and label; no label among 'text', 'target'"):
+        data.split(pd.DataFrame({"text": ["a", "b"], "target": ["x", "y"]}), seed=0)
+
+
+def test_a_disk_that_refuses_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "open", open_on_full_disk(100), raising=False)
+    with pytest.raises(SlmkitError, match=r"split\.json: the disk is full"):
+        splitfile.save(data.split(frame_of(40), seed=0), tmp_path / "split.json")
+    assert not list(tmp_path.iterdir())

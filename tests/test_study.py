@@ -243,7 +243,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(table, whole, tmp_path, copied, 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("pandas.DataFrame.to_parquet", full)
-    with pytest.raises(SlmkitError, match=r"splits/.*\.parquet: the disk is full; finished runs are kept"):
+    with pytest.raises(SlmkitError, match=r"splits/.*\.parquet: the disk is full\. Finished runs are kept"):
         slmkit.study(table, **QUICK, methods="floor", out=tmp_path / "new")
     assert list((tmp_path / "new" / "splits").iterdir()) == []
     write_run(replace(whole[0].runs[2], p_vs_16bit=None, origins={}), copied)

