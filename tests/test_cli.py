@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from slmkit import __main__ as cli
+from slmkit import catalog, footprint, model_commands
 from slmkit.runs import read_runs
 from slmkit.study import StudyResult
 
@@ -157,6 +158,7 @@ def test_a_wrong_memory_limit_exits_with_2_before_anything_is_written(tmp_path, 
         (["report", "nowhere"], "nowhere"),
         (["classify", "nowhere", "in.csv", "-o", "out.csv"], "in.csv"),
         (["models", "--install", "minilmm"], "Did you mean 'minilm'"),
+        (["models", "gemma-2bit"], "Did you mean 'gemma-2b-it'"),
     ],
 )
 def test_bad_input_exits_with_2_and_a_message(arguments, message, tmp_path, monkeypatch):
@@ -183,13 +185,51 @@ def test_ctrl_c_keeps_finished_runs_and_exits_with_130(table, tmp_path):
 
 def test_an_unexpected_error_is_one_line_and_a_log(monkeypatch, tmp_path):
     monkeypatch.setenv("SLMKIT_CACHE", str(tmp_path))
-    monkeypatch.setattr(cli, "_catalog_rows", lambda: 1 // 0)
+    monkeypatch.setattr(model_commands, "rows", lambda entries: 1 // 0)
     done = run("models")
     assert (
         done.exit_code == 1 and done.stderr.startswith("slmkit: ZeroDivisionError") and "Traceback" not in done.stderr
     )
     assert "Traceback" in (tmp_path / "last-error.log").read_text()
     assert "Traceback" in run("--debug", "models").stderr
+
+
+def test_models_that_fit_are_sorted_and_marked(monkeypatch):
+    monkeypatch.setattr(footprint, "memory_limit", lambda: (8_000_000_000, "MEM_LIMIT"))
+    monkeypatch.setattr(footprint, "instruction_sets", lambda: ("avx2", "avx512_bf16"))
+    rows = json.loads(run("models", "--fits", "--json").stdout)["models"]
+    assert sorted(row["name"] for row in rows) == sorted(catalog.MODELS)
+    marks = ["tune" if row["tunes_bits"] else "serve" if row["fits_bits"] else "no" for row in rows]
+    assert marks == sorted(marks, key=["tune", "serve", "no"].index) and set(marks) == {"tune", "serve"}
+    found = {row["name"]: row for row in rows}
+    assert (found["mistral-7b-v0.1"]["fits"], found["mistral-7b-v0.1"]["tunes"]) == ("4 only", "no")
+    assert found["smollm2-135m-instruct"]["tunes"] == "16, 8, 4" and found["minilm"]["tunes"] is None
+    for row in rows:
+        assert set(row["tunes_bits"] or []) <= set(row["fits_bits"]), row["name"]
+    shown = run("models", "--fits").stdout
+    assert "What fits in 8.0 GB (MEM_LIMIT)" in shown and "4 only" in shown
+    monkeypatch.setattr(footprint, "memory_limit", lambda: (1, "nobody"))
+    assert {row["fits"] for row in json.loads(run("models", "--json").stdout)["models"]} == {"no"}
+
+
+def test_models_are_readable_at_100_columns():
+    for arguments in (["models"], ["models", "--fits"]):
+        lines = run(*arguments).stdout.splitlines()
+        names = [line for line in lines if "phi-3-mini-128k-instruct" in line]
+        assert len(names) == 1 and max(len(line.rstrip()) for line in lines) <= 100, max(lines, key=len)
+        assert len([line for line in lines if any(f" {name} " in line for name in catalog.MODELS)]) == len(
+            catalog.MODELS
+        )
+
+
+def test_one_model_has_a_card_with_all_its_facts():
+    shown = run("models", "llama-3.2-1b-instruct").stdout
+    for fact in ("1,235,814,400", "131,072 tokens", "llama-3", "<|eot_id|>", "LlamaForCausalLM", "gate_proj", "gated"):
+        assert fact in shown, fact
+    assert catalog.get("llama-3.2-1b-instruct").revision in shown and "mlc-ai/mlc-llm" in shown
+    assert "a linear head instead" in run("models", "minilm").stdout
+    (row,) = json.loads(run("models", "gemma-2b", "--json").stdout)["models"]
+    assert row["special_tokens"]["bos"] == "<bos>" and row["template"] == "none" and row["kv_heads"] == 1
 
 
 def test_models_and_data_are_listed():

@@ -64,7 +64,7 @@ def test_a_backend_that_cannot_be_imported_fails_with_its_error(monkeypatch: pyt
 @pytest.mark.parametrize(
     ("limit", "status", "words"),
     [
-        ("64GB", "OK", "mistral-7b-v0.1 at 4 bits"),
+        ("64GB", "OK", "mistral-7b-instruct-v0.3 at 4 bits"),
         ("0.7GB", "WARN", "minilm at 16 bits"),
         ("0.3GB", "FAIL", "that fits: none"),
     ],

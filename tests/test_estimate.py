@@ -120,8 +120,9 @@ def test_refusal_holds_arithmetic_what_fits_and_what_helps() -> None:
         estimate.check_fits(SMOL, 16, limit=(900 * MB, "MEM_LIMIT"))
     assert str(caught.value) == (
         "SmolLM2-135M at 16 bits needs about 0.96 GB to score (0.27 weights + 0.54 runtime + 0.15 activations) but "
-        "this process may use 0.90 GB (MEM_LIMIT). The largest model of the catalog that fits: minilm (0.61 GB). "
-        "Remedy: bits=8 (about 0.89 GB), or a higher limit (set SLMKIT_MEMORY_LIMIT=4GB if the one found is wrong)."
+        "this process may use 0.90 GB (MEM_LIMIT). The largest model of the catalog that fits: "
+        "multilingual-minilm (0.81 GB). Remedy: bits=8 (about 0.89 GB), or a higher limit (set SLMKIT_MEMORY_LIMIT=4GB "
+        "if the one found is wrong)."
     )
 
 
@@ -184,7 +185,12 @@ def test_float32_machines_need_twice_the_weights(monkeypatch: pytest.MonkeyPatch
 
 def test_largest_that_fits_grows_with_the_room() -> None:
     names = [estimate.largest_that_fits(limit * MB, 4) for limit in (500, 700, 900, 16_000)]
-    assert [found and found[0].name for found in names] == [None, "minilm", SMOL, "mistral-7b-v0.1"]
+    assert [found and found[0].name for found in names] == [
+        None,
+        "distilbert-base-uncased",
+        "gemma-3-270m-it",
+        "mistral-7b-instruct-v0.3",
+    ]
     trained = estimate.largest_that_fits(700 * MB, 16, training=True)
     assert trained is None, "an encoder gets no LoRA here"
 
