@@ -40,7 +40,7 @@ def test_mlx_gets_the_settings_transformers_5_moved(mlx: Backend) -> None:
 
 def test_mlx_keeps_its_quantised_copy(mlx: Backend, tiny_decoder: ModelSource) -> None:
     mlx.load(tiny_decoder, bits=4).release()
-    (copy,) = (assets.cache_dir() / "quantised").glob("*mlx-affine-g64-4bit")
+    (copy,) = (assets.cache_dir() / "quantised").glob(f"{tiny_decoder.folder.name}-*mlx-affine-g64-4bit")
     stamp = (copy / "model.safetensors").stat().st_mtime_ns
     mlx.load(tiny_decoder, bits=4).release()
     assert (copy / "model.safetensors").stat().st_mtime_ns == stamp

@@ -2,6 +2,7 @@
 
 mlx-lm 0.32 reads `rope_theta` at the top level of config.json, while transformers 5 writes it under `rope_parameters`;
 most architectures then fall back to a default without a word. `settings_for_mlx` carries the values over.
+Architectures that mlx-lm does not have come from this package (`OWN`), through the argument that mlx-lm keeps for them.
 """
 
 from __future__ import annotations
@@ -17,15 +18,17 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
-from mlx_lm.utils import get_total_parameters, load_model
+from mlx_lm.utils import _get_classes, get_total_parameters, load_model
 
 from slmkit import assets
 from slmkit.assets import ModelSource
+from slmkit.backends._mlx import falcon
 from slmkit.errors import AssetError, InputError
 
 log = logging.getLogger(__name__)
 GROUP = 64
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
+OWN = {"falcon": falcon}
 SHORT = {mx.float32: "fp32", mx.bfloat16: "bf16", mx.float16: "fp16"}
 
 
@@ -93,7 +96,11 @@ def load(source: ModelSource, bits: int, dtype: str | None) -> Loaded:
 def read(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Read a folder lazily; the arrays are computed when first used."""
     try:
-        net, config = load_model(folder, lazy=True, model_config=settings_for_mlx(_config(folder)))
+        net, config = load_model(
+            folder, lazy=True, model_config=settings_for_mlx(_config(folder)), get_model_classes=model_classes
+        )
+    except InputError as error:
+        raise InputError(f"the model in {folder} cannot run: {error}") from error
     except (RuntimeError, FileNotFoundError) as error:
         raise AssetError(f"the weights in {folder} cannot be read: {error}") from error
     except (ValueError, TypeError, KeyError) as error:
@@ -104,6 +111,21 @@ def read(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     if not (hasattr(net, "model") and hasattr(net, "layers")):
         raise InputError(f"mlx-lm's {config.get('model_type')!r} does not show its hidden states; use backend bnb")
     return net, config
+
+
+def model_classes(config: dict[str, Any]) -> tuple[Any, Any]:
+    """The model's class and the class of its settings: this package's own where it has them, else mlx-lm's.
+
+    Raises `InputError` for settings that an own architecture cannot run, with what it says about them.
+    """
+    own = OWN.get(config["model_type"])
+    if own is None:
+        return _get_classes(config)
+    try:
+        own.ModelArgs.from_dict(config)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return own.Model, own.ModelArgs
 
 
 def settings_for_mlx(config: dict[str, Any]) -> dict[str, Any]:
