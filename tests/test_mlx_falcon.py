@@ -17,7 +17,7 @@ import pytest
 from conftest import _byte_level_bpe, _source
 from safetensors.numpy import load_file
 
-from slmkit import backends
+from slmkit import architectures, backends, catalog
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig
 from slmkit.errors import InputError
@@ -266,6 +266,22 @@ def test_the_defaults_are_those_of_transformers(mlx: Backend) -> None:
     ours["num_kv_heads"] = config.num_kv_heads  # which 7B ignores, and which is one here
     assert ours == {key: getattr(config, key) for key in ours}
     assert args.num_kv_heads == 1 and args.rope_theta == config.rope_parameters["rope_theta"]
+
+
+@pytest.mark.parametrize("settings", [{}, {"new_decoder_architecture": True, "num_kv_heads": 8, "bias": True}])
+def test_the_catalogs_falcon_is_built_at_its_true_size(mlx: Backend, settings: dict[str, Any]) -> None:
+    """71 heads of 64 and 65,024 tokens; mlx makes the arrays when they are read, and these never are."""
+    from mlx.utils import tree_flatten
+
+    from slmkit.backends._mlx.weights import model_classes
+
+    values = catalog.config_values(catalog.get("falcon-7b")) | settings
+    values |= {"num_attention_heads": 64, "hidden_size": 4096} if settings else {}
+    model, args = model_classes(values)
+    net = model(args.from_dict(values))
+    count = sum(array.size for _, array in tree_flatten(net.parameters()))
+    assert count == sum(architectures.count_parameters(values).values())
+    assert settings or count == catalog.get("falcon-7b").n_parameters
 
 
 def test_the_file_can_stand_in_mlx_lm(mlx: Backend) -> None:
