@@ -268,6 +268,17 @@ def test_the_defaults_are_those_of_transformers(mlx: Backend) -> None:
     assert args.num_kv_heads == 1 and args.rope_theta == config.rope_parameters["rope_theta"]
 
 
+def test_rotation_is_read_where_transformers_5_writes_it(mlx: Backend) -> None:
+    """Also without slmkit, which hands mlx-lm the older names."""
+    from slmkit.backends._mlx.falcon import ModelArgs
+
+    linear = {"rope_type": "linear", "rope_theta": 5e5, "factor": 2.0}
+    args = ModelArgs(rope_parameters=linear)
+    assert args.rope_theta == 5e5 and args.rope_scaling == linear
+    older = ModelArgs(rope_theta=1e6, rope_scaling={"type": "linear", "factor": 4.0}, rope_parameters=linear)
+    assert older.rope_theta == 1e6 and older.rope_scaling["factor"] == 4.0
+
+
 @pytest.mark.parametrize("settings", [{}, {"new_decoder_architecture": True, "num_kv_heads": 8, "bias": True}])
 def test_the_catalogs_falcon_is_built_at_its_true_size(mlx: Backend, settings: dict[str, Any]) -> None:
     """71 heads of 64 and 65,024 tokens; mlx makes the arrays when they are read, and these never are."""
