@@ -44,7 +44,7 @@ QUIET = (
     "--no-sandbox --disable-gpu --disable-quic --disable-sync --disable-background-networking"
     " --disable-component-update"
 )
-STUDY_MS = 300_000
+STUDY_MS = 600_000
 
 
 @dataclass
