@@ -46,9 +46,10 @@ class TorchModel(LanguageModel):
             self._model = training.attach(self._model, adapter)
 
     def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
-        from slmkit.backends._torch import scoring
+        from slmkit.backends._torch import packing, scoring
 
         self._check("score continuations", decoder=True)
+        packing.for_batches(self._model)
         if not len(prompts):
             return np.zeros((0, len(continuations)))
         pairs = shared.pair_rows(self._tokenizer, prompts, continuations, self._max_length())
@@ -59,9 +60,10 @@ class TorchModel(LanguageModel):
         return np.concatenate([scorer.score(*scoring.contexts_and_tails(column)) for column in columns], axis=1)
 
     def embed(self, texts: Sequence[str], *, pooling: str | None = None, max_length: int | None = None) -> np.ndarray:
-        from slmkit.backends._torch import scoring
+        from slmkit.backends._torch import packing, scoring
 
         self._check("embed")
+        packing.for_batches(self._model)
         pooling = shared.check_pooling(pooling)
         if not len(texts):
             return np.zeros((0, self._model.config.hidden_size), dtype=np.float32)
@@ -147,7 +149,7 @@ class TorchModel(LanguageModel):
         seed: int,
         state: shared.Writing,
     ) -> Iterator[str]:
-        from slmkit.backends._torch import generation
+        from slmkit.backends._torch import generation, packing
 
         self._check("write text", decoder=True)
         shared.check_generation(max_new_tokens, temperature)
@@ -155,6 +157,7 @@ class TorchModel(LanguageModel):
         room = self._max_length() - len(ids)
         if room < 1:
             raise InputError(f"the prompt fills the model's context of {self._max_length()} tokens; shorten it")
+        packing.for_writing(self._model)
         ends = getattr(self._model.generation_config, "eos_token_id", None) or []
         tokens = generation.decode(
             self._model,

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 
 from slmkit import assets
 from slmkit.assets import ModelSource
-from slmkit.backends._torch import quantise
+from slmkit.backends._torch import quantise, streaming
 from slmkit.errors import AssetError
 
 log = logging.getLogger(__name__)
@@ -47,24 +47,47 @@ def load_module(source: ModelSource, bits: int, dtype: torch.dtype, device: torc
 
     Raises `AssetError` naming the folder when its weights cannot be read or do not belong to its configuration.
     """
-    model = _load_16(source, dtype) if bits == 16 else _load_quantised(source, bits, dtype)
+    if bits == 16:
+        model = _load_16(source, dtype)
+    else:
+        folder = quantised_folder(source, bits)
+        model = quantise.fill_quantised(empty_model(source.folder, source.kind, dtype), bits, folder, dtype, device)
     model.requires_grad_(False)
     return model.eval().to(device)
 
 
+def empty_model(folder: Path, kind: str, dtype: torch.dtype) -> nn.Module:
+    """The model of a folder's config.json without weights: parameters on the meta device, buffers computed."""
+    auto = AutoModel if kind == "encoder" else AutoModelForCausalLM
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    with init_empty_weights(include_buffers=False):
+        return auto.from_config(config, dtype=dtype)
+
+
 def quantised_folder(source: ModelSource, bits: int) -> Path:
-    """The pre-quantised copy of a model in the cache, made on the first call."""
+    """The pre-quantised copy of a model in the cache, made on the first call, tensor by tensor."""
     tag = "".join(c if c.isalnum() else "-" for c in f"{Path(source.name).name}-{source.revision}")[-80:]
     folder = assets.cache_dir() / "quantised" / f"{tag}-{quantise.SCHEMES[bits]}"
     if not assets.is_whole(folder):
         log.info("quantising %s to %s once", source.name, quantise.SCHEMES[bits])
-        model = _load_16(source, torch.bfloat16)
+        model = empty_model(source.folder, source.kind, torch.bfloat16)
+        weights = _weights_of(source, model)
         with assets.atomic_folder(folder) as aside:
-            quantise.save_quantised(model, bits, aside)
+            streaming.prepare(model, weights, bits, aside)
             shutil.copy(source.folder / "config.json", aside / "config.json")
-        del model
+        del model, weights
         gc.collect()
     return folder
+
+
+def _weights_of(source: ModelSource, model: nn.Module) -> streaming.Source:
+    """The files piece by piece; all of them loaded by transformers where only it knows their names."""
+    if getattr(model.config, "quantization_config", None) is None:
+        found = streaming.open_checkpoint(source.folder, model)
+        if found is not None:
+            return found
+    log.info("%s is loaded as a whole to quantise it: transformers has to rename or open its tensors", source.name)
+    return streaming.Loaded(_load_16(source, torch.bfloat16))
 
 
 def _load_16(source: ModelSource, dtype: torch.dtype) -> nn.Module:
@@ -79,12 +102,3 @@ def _load_16(source: ModelSource, dtype: torch.dtype) -> nn.Module:
     if missing:
         raise AssetError(f"{source.folder} lacks weights of {len(missing)} layers, {', '.join(missing[:3])} among them")
     return model
-
-
-def _load_quantised(source: ModelSource, bits: int, dtype: torch.dtype) -> nn.Module:
-    folder = quantised_folder(source, bits)
-    auto = AutoModel if source.kind == "encoder" else AutoModelForCausalLM
-    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    with init_empty_weights(include_buffers=False):
-        model = auto.from_config(config, dtype=dtype)
-    return quantise.fill_quantised(model, bits, folder, dtype)

@@ -9,7 +9,7 @@ that has scored can still be trained on.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,10 @@ import bitsandbytes as bnb
 import torch
 from bitsandbytes import functional as bnbf
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 
-from slmkit.errors import AssetError
+from slmkit.backends._torch.nibbles import unpack_rows
+from slmkit.errors import AssetError, SlmkitError
 
 SCHEMES = {4: "nf4-dq", 8: "dyn8-b64"}
 BLOCK = 64
@@ -41,17 +41,31 @@ class _Matmul8(torch.autograd.Function):
 
 
 class QuantLinear(nn.Linear):
-    """A linear layer over quantised weights, shape (out, in); `state` holds the scales."""
+    """A linear layer over quantised weights, shape (out, in); `state` holds the scales.
 
-    def __init__(self, weight: torch.Tensor, state: bnbf.QuantState, bias: torch.Tensor | None, bits: int) -> None:
+    While `packing` has the weight in its own layout, `packed` holds the scales that go with it.
+    """
+
+    packed: bnbf.QuantState | None = None
+
+    def __init__(
+        self,
+        weight: torch.Tensor,
+        state: bnbf.QuantState,
+        bias: torch.Tensor | None,
+        bits: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         nn.Module.__init__(self)
         self.out_features, self.in_features = state.shape
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        self.state, self.bits, self.stored_state_bytes = state, bits, 0
+        self.state, self.bits, self.dtype, self.stored_state_bytes = state, bits, dtype, 0
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
-        if self.bits == 4:
+        if self.packed is not None:
+            out = _packed_matmul(x, self.weight, self.packed)
+        elif self.bits == 4:
             out = bnb.matmul_4bit(x, self.weight, quant_state=self.state)
         else:
             out = _Matmul8.apply(x, self.weight, self.state)
@@ -64,7 +78,12 @@ class QuantLinear(nn.Linear):
 
 
 class QuantEmbedding(nn.Module):
-    """Rows of a quantised table, shape (vocabulary, hidden); only the rows asked for are de-quantised."""
+    """Rows of a quantised table, shape (vocabulary, hidden); only the rows asked for are de-quantised.
+
+    `packed` is as in `QuantLinear`, for a table that is the head as well.
+    """
+
+    packed: bnbf.QuantState | None = None
 
     def __init__(self, weight: torch.Tensor, state: bnbf.QuantState, bits: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -73,7 +92,11 @@ class QuantEmbedding(nn.Module):
         self.state, self.bits, self.dtype, self.stored_state_bytes = state, bits, dtype, 0
 
     def rows(self, ids: torch.Tensor | slice) -> torch.Tensor:  # (n,) -> (n, hidden)
-        packed = self.weight.view(self.num_embeddings, -1)[ids].contiguous()
+        if self.packed is not None:
+            assert isinstance(ids, torch.Tensor)
+            packed = unpack_rows(self.weight, ids)
+        else:
+            packed = self.weight.view(self.num_embeddings, -1)[ids].contiguous()
         absmax = self.state.absmax.view(self.num_embeddings, -1)[ids].reshape(-1)
         shape = torch.Size((packed.shape[0], self.embedding_dim))
         state = _state_like(self.state, absmax, shape)
@@ -97,10 +120,25 @@ class TiedHead(nn.Module):
         super().__init__()
         self._embedding = [embedding]  # in a list, so that its weights are not counted twice
 
+    @property
+    def table(self) -> QuantEmbedding:
+        """The embedding that it shares."""
+        return self._embedding[0]
+
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:  # (..., hidden) -> (..., vocabulary)
-        table = self._embedding[0]
+        table = self.table
+        if table.packed is not None:
+            return _packed_matmul(hidden, table.weight, table.packed)
         parts = [table.rows(slice(at, at + HEAD_ROWS)) for at in range(0, table.num_embeddings, HEAD_ROWS)]
         return torch.cat([hidden @ part.to(hidden.dtype).T for part in parts], dim=-1)
+
+
+def _packed_matmul(x: torch.Tensor, weight: torch.Tensor, state: bnbf.QuantState) -> torch.Tensor:
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise SlmkitError(
+            "these weights are laid out for writing text and pass no gradient; load the model to train it"
+        )
+    return bnb.matmul_4bit(x, weight, quant_state=state)
 
 
 def quantise_tensor(weight: torch.Tensor, bits: int, *, nested: bool) -> tuple[torch.Tensor, bnbf.QuantState]:
@@ -112,17 +150,26 @@ def quantise_tensor(weight: torch.Tensor, bits: int, *, nested: bool) -> tuple[t
     return packed, state
 
 
-def quantise_model(model: nn.Module, bits: int) -> dict[str, torch.Tensor]:
-    """All tensors of a model as stored at `bits`, by name; a layer whose width no block divides stays as it is."""
-    tensors = {name: p.detach() for name, p in _unique_parameters(model)}
-    for name, module in quantisable(model):
-        key = f"{name}.weight"
-        if key not in tensors:
-            continue
-        packed, state = quantise_tensor(tensors[key], bits, nested=isinstance(module, nn.Linear))
-        tensors[key] = packed
-        tensors.update({f"{key}.{part}": value for part, value in _state_tensors(state, bits).items()})
-    return tensors
+def quantise_pieces(
+    pieces: Iterable[torch.Tensor], shape: tuple[int, ...], bits: int, *, nested: bool
+) -> tuple[torch.Tensor, bnbf.QuantState]:
+    """As `quantise_tensor`, of a weight that comes some rows at a time; the same bytes, since blocks lie in rows."""
+    packed, scales, state = [], [], None
+    for piece in pieces:
+        part, state = quantise_tensor(piece, bits, nested=False)
+        packed.append(part)
+        scales.append(state.absmax)
+        del piece
+    assert state is not None
+    absmax = torch.cat(scales)
+    if bits == 4 and nested:
+        state.offset = absmax.mean()
+        state.absmax, state.state2 = bnbf.quantize_blockwise(absmax - state.offset, blocksize=256)
+        state.nested = True
+    else:
+        state.absmax = absmax
+    state.shape = torch.Size(shape)
+    return torch.cat(packed), state
 
 
 def quantisable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -134,19 +181,17 @@ def quantisable(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, module
 
 
-def save_quantised(model: nn.Module, bits: int, folder: Path) -> None:
-    """Write the quantised tensors of a model to `folder/model.safetensors`, the scheme in its metadata."""
-    tensors = {name: tensor.contiguous() for name, tensor in quantise_model(model, bits).items()}
-    save_file(tensors, folder / "model.safetensors", {"format": "pt", "scheme": SCHEMES[bits]})
-
-
-def fill_quantised(model: nn.Module, bits: int, folder: Path, dtype: torch.dtype) -> nn.Module:
+def fill_quantised(
+    model: nn.Module, bits: int, folder: Path, dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> nn.Module:
     """Put the tensors of a pre-quantised folder into an empty model (on the meta device), replacing its layers.
+
+    Files are read and not mapped, and each layer goes to the device at once: the host never holds them all for it.
 
     Raises `AssetError` when the folder's scheme or tensors do not belong to this model.
     """
     path = folder / "model.safetensors"
-    with safe_open(path, "pt") as stored:
+    with safe_open(path, "pt", backend="pread") as stored:
         scheme = (stored.metadata() or {}).get("scheme")
         if scheme != SCHEMES[bits]:
             raise AssetError(f"{path} is stored as {scheme}, not as {SCHEMES[bits]}")
@@ -155,9 +200,11 @@ def fill_quantised(model: nn.Module, bits: int, folder: Path, dtype: torch.dtype
         for name, module in list(quantisable(model)):
             if f"{name}.weight" in keys:
                 done |= _replace(model, name, module, stored, keys, bits, dtype)
+                model.get_submodule(name).to(device)
         for key in sorted(keys - done):
             value = stored.get_tensor(key)
-            _set(model, key, nn.Parameter(value.to(dtype) if value.is_floating_point() else value, requires_grad=False))
+            value = value.to(device, dtype if value.is_floating_point() else value.dtype)
+            _set(model, key, nn.Parameter(value, requires_grad=False))
     _tie_head(model)
     missing = [name for name, p in model.named_parameters() if p.is_meta]
     if missing:
@@ -181,7 +228,7 @@ def _replace(
         if f"{name}.bias" in keys:
             bias = stored.get_tensor(f"{name}.bias").to(dtype)
             used.add(f"{name}.bias")
-        layer = QuantLinear(weight, state, bias, bits)
+        layer = QuantLinear(weight, state, bias, bits, dtype)
     layer.stored_state_bytes = n_bytes
     _set(model, name, layer)
     return used
@@ -199,7 +246,7 @@ def _tie_head(model: nn.Module) -> None:
         head.weight = embedding.weight
 
 
-def _state_tensors(state: bnbf.QuantState, bits: int) -> dict[str, torch.Tensor]:
+def state_tensors(state: bnbf.QuantState, bits: int) -> dict[str, torch.Tensor]:
     if bits == 4:
         return {k: v.detach().clone() for k, v in state.as_dict(packed=True).items()}
     facts = json.dumps({"shape": list(state.shape), "dtype": str(state.dtype).removeprefix("torch.")}).encode()
@@ -230,10 +277,6 @@ def _state_like(state: bnbf.QuantState, absmax: torch.Tensor, shape: torch.Size)
         quant_type=state.quant_type,
         dtype=state.dtype,
     )
-
-
-def _unique_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    yield from model.named_parameters(remove_duplicate=True)
 
 
 def _set(model: nn.Module, dotted: str, value: Any) -> None:

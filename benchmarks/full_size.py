@@ -1,0 +1,228 @@
+"""The five families at their true size, with random weights: stored bytes, peaks, load time, tokens/s, a QLoRA step.
+
+    python -m benchmarks.full_size mistral-7b                 # 4 bits; about 10 minutes on two quiet cores
+    python -m benchmarks.full_size gemma-2b --backend mlx --layers 2
+
+Weights are drawn layer by layer and stored in slmkit's 4-bit form without ever being whole; everything else then works
+on that copy, which --folder keeps. Each step is a process of its own, so that its peak is its own. The peer is
+transformers with bitsandbytes' `Linear4bit` over the same stored bytes, embeddings and head in bfloat16 as bitsandbytes
+leaves them, and `generate`; both write the same number of greedy tokens after the same prompt, in turn. The QLoRA step
+trains rank 16 on all linear layers: 1 row of 128 tokens on a CPU, 2 of 512 on CUDA; of all blocks, and of the last 8.
+
+--out writes the figures as a record. They say what a model of that size costs here, and nothing about what it can do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import common, full_size_work
+from slmkit import architectures, estimate, files, footprint, jobs
+from slmkit.catalog import MODELS, ModelEntry, config_values
+from slmkit.errors import InputError, MissingExtra
+
+FAMILIES = {
+    "phi-3": "phi-3-mini-4k-instruct",
+    "gemma-2b": "gemma-2b",
+    "llama-2-7b": "llama-2-7b",
+    "mistral-7b": "mistral-7b-v0.1",
+    "falcon-7b": "falcon-7b",
+}
+LOAD_PEAKS = {"mistral-7b-v0.1": 6e9}  # bytes of memory, 4 bits on a CPU
+STEP_PEAKS = {"mistral-7b-v0.1": 7e9, "phi-3-mini-4k-instruct": 4.5e9}  # bytes on CUDA
+STEP_ROWS = {"cpu": (1, 128), "cuda": (2, 512)}  # rows, tokens
+LAST_BLOCKS = 8
+
+
+def entry_of(family: str) -> ModelEntry:
+    """The catalog's entry of a family, or of a catalog name."""
+    name = FAMILIES.get(family, family)
+    if name not in MODELS or MODELS[name].kind != "decoder":
+        known = ", ".join(FAMILIES)
+        raise InputError(f"FAMILY must be one of {known}, or a decoder of the catalog; got {family!r}")
+    return MODELS[name]
+
+
+def computed_bytes(entry: ModelEntry, bits: int) -> int:
+    """Stored bytes by arithmetic: parameters counted from the configuration times the bits of each kind."""
+    counts = architectures.count_parameters(config_values(entry))
+    linear, embedding = estimate.STORED_BITS[bits]
+    total = (counts["linear"] + counts["head"]) * linear + counts["embedding"] * embedding
+    return round((total + counts["norms_and_biases"] * 16) / 8)
+
+
+def write_config(entry: ModelEntry, folder: Path) -> None:
+    """The config.json that slmkit's catalog knows, into a folder made for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config_values(entry), indent=1), encoding="utf-8")
+
+
+def step(what: str, folder: Path, threads: int | None, **job: Any) -> dict[str, Any]:
+    """One piece of `full_size_work` in a child; its figures and its peak."""
+    print(f"{what} ...", end=" ", flush=True)
+    common_job = {"do": what, "folder": str(folder), "threads": threads, **job}
+    seconds, found = common.timed(
+        lambda: jobs.run_child(common_job, module="benchmarks.full_size_work", log_path=folder / "log.txt")
+    )
+    print(f"{seconds:.0f} s, peak {found['peak_rss_bytes'] / 1e9:.2f} GB", flush=True)
+    return found
+
+
+def speed(folder: Path, arguments: Any, vocab: int) -> dict[str, Any]:
+    """Prefill and decode of slmkit and, at 4 bits, of the peer in turn; medians over the rounds."""
+    ids = np.random.default_rng(1).integers(3, vocab, arguments.prompt_tokens).tolist()
+    common_arguments = (ids, arguments.new_tokens, arguments.threads)
+    times: dict[str, list[tuple[float, float]]] = {}
+    with ExitStack() as stack:
+        own = common.Side(full_size_work.Own, folder, arguments.bits, *common_arguments)
+        sides = {"own": stack.enter_context(own)}
+        if arguments.bits == 4 and not arguments.no_peer:
+            peer = common.Side(full_size_work.Peer, folder, *common_arguments)
+            sides["peer"] = stack.enter_context(peer)
+        for side in sides.values():
+            side.call("warm_up")
+        for number in range(arguments.rounds):
+            for name, side in sides.items():
+                times.setdefault(name, []).append(side.call("run")[1])
+                prefill, decode = times[name][-1]
+                print(f"round {number + 1} {name:>4}: prefill {prefill:.2f} s, decode {decode:.2f} s", flush=True)
+        results = {name: side.call("result")[1] for name, side in sides.items()}
+    return _speed_facts(times, results, arguments)
+
+
+def _speed_facts(
+    times: dict[str, list[tuple[float, float]]], results: dict[str, Any], arguments: Any
+) -> dict[str, Any]:
+    facts = {key: value for key, value in results["own"].items() if key != "tokens"}
+    n_decoded = arguments.new_tokens - 1
+    for name, found in times.items():
+        before = "" if name == "own" else "peer_"
+        facts[f"{before}prefill_tokens_per_s"] = arguments.prompt_tokens / statistics.median(t[0] for t in found)
+        facts[f"{before}decode_tokens_per_s"] = n_decoded / statistics.median(t[1] for t in found)
+    if "peer" in times:
+        pairs = list(zip(times["peer"], times["own"], strict=True))
+        same = sum(a == b for a, b in zip(results["own"]["tokens"], results["peer"]["tokens"], strict=True))
+        facts |= {
+            "prefill_ratio": statistics.median(peer[0] / own[0] for peer, own in pairs),
+            "decode_ratio": statistics.median(peer[1] / own[1] for peer, own in pairs),
+            "peer_peak_ram_bytes": results["peer"]["peak_ram_bytes"],
+            "same_tokens_as_peer": same,
+        }
+    return facts
+
+
+def training(folder: Path, arguments: Any, device: str) -> dict[str, Any]:
+    """One QLoRA step over all blocks, and one over the last eight."""
+    rows, tokens = STEP_ROWS[device]
+    facts: dict[str, Any] = {"qlora_rank": 16, "qlora_rows": rows, "qlora_tokens": tokens}
+    for name, last in (("qlora", None), (f"qlora_last{LAST_BLOCKS}", LAST_BLOCKS)):
+        how = {"bits": arguments.bits, "rows": rows, "tokens": tokens, "last_blocks": last}
+        found = step("qlora_step", folder, arguments.threads, **how)
+        if not found["moved"]:
+            raise InputError("the QLoRA step moved no adapter weight")
+        facts[f"{name}_step_s"] = found["step_s"]
+        facts[f"{name}_peak_ram_bytes"] = found["peak_rss_bytes"]
+        facts[f"{name}_peak_device_bytes"] = found["peak_device_bytes"]
+    return facts
+
+
+def measure(entry: ModelEntry, arguments: Any, folder: Path, device: str) -> dict[str, Any]:
+    """All steps on one model."""
+    write_config(entry, folder)
+    facts: dict[str, Any] = {}
+    if not (folder / "model.safetensors").exists():
+        found = step("store", folder, arguments.threads, bits=arguments.bits)
+        facts = {"store_s": found["store_s"], "store_peak_ram_bytes": found["peak_rss_bytes"]}
+        facts["store_threads"] = arguments.threads or footprint.machine()["threads"]
+        (folder / "stored.json").write_text(json.dumps(facts))
+    else:
+        facts = json.loads((folder / "stored.json").read_text())
+    facts |= speed(folder, arguments, entry.vocab)
+    if not arguments.no_training:
+        facts |= training(folder, arguments, device)
+    return facts
+
+
+def judge(entry: ModelEntry, facts: dict[str, Any], device: str, bits: int) -> list[common.Target]:
+    """The targets that this model has here."""
+    off = abs(facts["stored_bytes"] / facts["computed_bytes"] - 1)
+    targets = [common.Target("stored bytes off the computed figure", off, 0.01, False)]
+    if bits == 4 and device == "cpu" and entry.name in LOAD_PEAKS:
+        peak = facts["load_peak_ram_bytes"]
+        targets.append(common.Target("peak memory of loading, bytes", peak, LOAD_PEAKS[entry.name], False))
+    if device == "cuda" and entry.name in STEP_PEAKS and "qlora_peak_device_bytes" in facts:
+        peak = facts["qlora_peak_device_bytes"]
+        targets.append(common.Target("peak of a QLoRA step, bytes", peak, STEP_PEAKS[entry.name], False))
+    for name in ("prefill", "decode"):
+        if f"{name}_ratio" in facts:
+            targets.append(common.Target(f"{name} against {full_size_work.PEER}", facts[f"{name}_ratio"], 1.0))
+    return targets
+
+
+def device_of(asked: str | None) -> str:
+    """The device of all children; "cpu" hides a GPU from them."""
+    if asked == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if asked not in (None, found):
+        raise MissingExtra(f"--device {asked}: torch sees no CUDA device here")
+    return found
+
+
+def main() -> int:
+    """Measure, print, record."""
+    parser = common.parser(__doc__)
+    parser.add_argument("family", metavar="FAMILY", help=f"{', '.join(FAMILIES)}, or a decoder of the catalog")
+    parser.add_argument("--backend", choices=("bnb", "mlx"), default="bnb")
+    parser.add_argument("--bits", type=int, choices=(4, 8, 16), default=4)
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: CUDA where torch sees one")
+    parser.add_argument("--layers", type=int, help="blocks that are built, with mlx; default 2")
+    parser.add_argument("--prompt-tokens", type=int, default=128)
+    parser.add_argument("--new-tokens", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, help="of torch, in every process")
+    parser.add_argument("--folder", type=Path, help="where the stored copy is kept for another run")
+    parser.add_argument("--out", type=Path, help="a folder for the record, NAME-BACKEND-BITSbit-DEVICE.json")
+    parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--no-training", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.new_tokens < 2 or arguments.rounds < 1:
+        raise InputError("--new-tokens must be at least 2 and --rounds at least 1")
+    entry = entry_of(arguments.family)
+    common.environment()
+    head = {"weights": "random", "model": entry.name, "backend": arguments.backend, "bits": arguments.bits}
+    if arguments.backend == "mlx":
+        from benchmarks import full_size_mlx
+
+        facts = common.describe() | head
+        facts |= full_size_mlx.measure(entry, arguments.bits, arguments.layers or 2, arguments.prompt_tokens)
+        off = abs(facts["stored_bytes"] / facts["computed_bytes"] - 1)
+        return common.finish(
+            "full_size", facts, [common.Target("stored bytes off the computed figure", off, 0.01, False)]
+        )
+    device = device_of(arguments.device)
+    facts = common.describe() | head | {"device": device}
+    facts |= {"prompt_tokens": arguments.prompt_tokens, "new_tokens": arguments.new_tokens, "rounds": arguments.rounds}
+    facts["computed_bytes"] = computed_bytes(entry, arguments.bits)
+    with tempfile.TemporaryDirectory() as aside:
+        facts |= measure(entry, arguments, arguments.folder or Path(aside), device)
+    if arguments.out:
+        path = arguments.out / f"{entry.name}-{arguments.backend}-{arguments.bits}bit-{device}.json"
+        created = {"created_utc": datetime.now(UTC).isoformat(timespec="seconds")}
+        files.replace(path, json.dumps(created | facts, indent=1) + "\n")
+    return common.finish("full_size", facts, judge(entry, facts, device, arguments.bits))
+
+
+if __name__ == "__main__":
+    common.run(main)
