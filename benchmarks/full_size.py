@@ -110,12 +110,10 @@ def _speed_facts(
         facts[f"{before}decode_tokens_per_s"] = n_decoded / statistics.median(t[1] for t in found)
     if "peer" in times:
         pairs = list(zip(times["peer"], times["own"], strict=True))
-        same = sum(a == b for a, b in zip(results["own"]["tokens"], results["peer"]["tokens"], strict=True))
         facts |= {
             "prefill_ratio": statistics.median(peer[0] / own[0] for peer, own in pairs),
             "decode_ratio": statistics.median(peer[1] / own[1] for peer, own in pairs),
             "peer_peak_ram_bytes": results["peer"]["peak_ram_bytes"],
-            "same_tokens_as_peer": same,
         }
     return facts
 

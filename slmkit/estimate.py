@@ -28,7 +28,8 @@ STORED_BITS = {
     4: (4.127, 4.5),  # NF4: doubly quantised scales, Dettmers et al. 2023; embeddings keep fp32 ones
 }
 RAM_BITS = {16: 16.0, 8: 8.5, 4: 4.5}  # scales are opened once at load
-PREPARING_BYTES = {16: 4.6, 8: 6.6, 4: 6.2}  # per parameter, while a copy is made; 8 bits from the others
+# Per parameter, where a copy is made first: of a GGUF file as a whole at 16 bits, of safetensors tensor by tensor.
+PREPARING_BYTES = {16: 4.6, 8: 1.1, 4: 0.6}
 
 RUNTIME_BYTES = 540_000_000  # interpreter, pandas, scikit-learn, torch, transformers, a tokenizer
 EXTRA_RUNTIME_BYTES = 55_000_000  # bitsandbytes or peft on top
@@ -86,8 +87,8 @@ def model_memory(
     rank : int
         Of the adapter.
     preparing : bool
-        The process also makes the quantised copy (or at 16 bits the de-quantised copy of a GGUF file), so that the
-        weights are there more than once.
+        The process also makes the quantised copy, tensor by tensor, or at 16 bits the de-quantised copy of a GGUF
+        file, for which the weights are there more than once.
 
     Returns
     -------

@@ -1,0 +1,95 @@
+"""The benchmark of full sizes: its arithmetic, its work on a small model, and records that claim no accuracy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import slmkit_data
+from benchmarks import full_size, full_size_work
+from slmkit import catalog, runs
+from slmkit.backends._torch import packing
+from slmkit.errors import InputError
+from tests.test_streaming import small_config
+
+RECORDS = sorted(slmkit_data.path("full_size").glob("*.json"))
+SCORES = {"accuracy", "macro_f1", "mcc", "ece", "task", "method", "n_test"}
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.stem)
+def test_a_record_of_random_weights_says_so_and_claims_no_accuracy(path: Path) -> None:
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert record["weights"] == "random" and record["machine"]["cpu"] and record["versions"]["torch"]
+    assert not SCORES & set(record)
+    with pytest.raises(InputError, match=r"is not a run file: it lacks .*accuracy|is not a run file: it lacks run_id"):
+        runs.read_run(path)
+    entry = catalog.get(record["model"])
+    assert record["n_parameters"] == entry.n_parameters
+    assert record["stored_bytes"] == pytest.approx(full_size.computed_bytes(entry, record["bits"]), rel=0.01)
+
+
+def test_records_of_random_weights_are_not_among_the_runs() -> None:
+    assert RECORDS and all(run.accuracy is not None for run in runs.read_runs(slmkit_data.path("runs")))
+    assert not {p.name for p in RECORDS} & {p.name for p in slmkit_data.path("runs").iterdir()}
+
+
+def test_families_are_known_by_short_and_catalog_names() -> None:
+    assert full_size.entry_of("mistral-7b") is full_size.entry_of("mistral-7b-v0.1")
+    for name in ("mistral", "minilm"):
+        with pytest.raises(InputError, match=rf"FAMILY must be one of phi-3, gemma-2b, .*; got '{name}'"):
+            full_size.entry_of(name)
+
+
+def test_bytes_are_computed_kind_by_kind() -> None:
+    """Mistral 7B by hand: linear layers and head at 4 + 8/64 + 32/(64 x 256) bits, embeddings at 4.5, norms at 16."""
+    head, norms = 32_000 * 4096, 65 * 4096
+    linear = 7_241_732_096 - 2 * head - norms
+    by_hand = (linear + head) * (4 + 8 / 64 + 32 / 16_384) / 8 + head * 4.5 / 8 + norms * 2
+    assert full_size.computed_bytes(catalog.get("mistral-7b-v0.1"), 4) == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.fixture(scope="module", params=["gemma-2b", "phi-3-mini-4k-instruct"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model stored in 4 bits by the benchmark's own step."""
+    made = tmp_path_factory.mktemp("stored")
+    (made / "config.json").write_text(json.dumps(small_config(request.param)))
+    assert full_size_work.store(made, 4)["file_bytes"] > 0
+    return made
+
+
+def test_both_sides_write_the_same_tokens(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.common.set_up", lambda threads: 1)
+    sides: list[Any] = [
+        full_size_work.Own(folder, 4, [5, 6, 7, 8], 6, None),
+        full_size_work.Peer(folder, [5, 6, 7, 8], 6, None),
+    ]
+    for side in sides:
+        side.warm_up()
+        prefill, decode = side.run()
+        assert prefill > 0 and decode > 0
+    own, peer = (side.result() for side in sides)
+    assert len(own["tokens"]) == len(peer["tokens"]) == 6
+    agree = sum(a == b for a, b in zip(own["tokens"], peer["tokens"], strict=True))
+    assert agree >= 1, "the peer's embeddings and head are in 16 bits, so only the beginning is sure"
+    assert 0 < own["stored_bytes"] < own["n_parameters"] * 0.7
+    assert own["load_peak_ram_bytes"] <= own["peak_ram_bytes"]
+
+
+def test_the_peer_computes_from_the_stored_bytes(folder: Path) -> None:
+    peer = full_size_work.peer_model(folder, torch.device("cpu"))
+    own, _, dtype = full_size_work.load(folder, 4)
+    ids = torch.arange(20, 60)[None]
+    if dtype == torch.bfloat16:
+        packing.for_writing(own)
+    with torch.inference_mode():
+        one, other = (m(input_ids=ids).logits.float() for m in (own, peer))
+    assert (one - other).norm() < 0.2 * other.norm()
+
+
+def test_a_qlora_step_moves_the_adapter(folder: Path) -> None:
+    found = full_size_work.qlora_step(folder, 4, 2, 16, None)
+    assert found["moved"] and found["loss"] > 0 and found["step_s"] > 0
