@@ -6,8 +6,9 @@
 Weights are drawn layer by layer and stored in slmkit's 4-bit form without ever being whole; everything else then works
 on that copy, which --folder keeps. Each step is a process of its own, so that its peak is its own. The peer is
 transformers with bitsandbytes' `Linear4bit` over the same stored bytes, embeddings and head in bfloat16 as bitsandbytes
-leaves them, and `generate`; both write the same number of greedy tokens after the same prompt, in turn. The QLoRA step
-trains rank 16 on all linear layers: 1 row of 128 tokens on a CPU, 2 of 512 on CUDA; of all blocks, and of the last 8.
+leaves them, in a greedy loop; both write the same number of tokens after the same prompt, in turn token by token, so
+that a busy machine slows both alike. The QLoRA step trains rank 16 on all linear layers: 1 row of 128 tokens on a CPU,
+2 of 512 on CUDA; of all blocks, and of the last 8.
 
 --out writes the figures as a record. They say what a model of that size costs here, and nothing about what it can do.
 """
@@ -18,6 +19,7 @@ import json
 import os
 import statistics
 import tempfile
+from collections import defaultdict
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -78,43 +80,50 @@ def step(what: str, folder: Path, threads: int | None, **job: Any) -> dict[str, 
 
 
 def speed(folder: Path, arguments: Any, vocab: int) -> dict[str, Any]:
-    """Prefill and decode of slmkit and, at 4 bits, of the peer in turn; medians over the rounds."""
+    """Prefill and decode of slmkit and, at 4 bits, of the peer, in turn prompt by prompt and token by token."""
     ids = np.random.default_rng(1).integers(3, vocab, arguments.prompt_tokens).tolist()
-    common_arguments = (ids, arguments.new_tokens, arguments.threads)
-    times: dict[str, list[tuple[float, float]]] = {}
+    prefills: dict[str, list[float]] = defaultdict(list)
+    steps: dict[str, list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        own = common.Side(full_size_work.Own, folder, arguments.bits, *common_arguments)
+        own = common.Side(full_size_work.Own, folder, arguments.bits, ids, arguments.new_tokens, arguments.threads)
         sides = {"own": stack.enter_context(own)}
         if arguments.bits == 4 and not arguments.no_peer:
-            peer = common.Side(full_size_work.Peer, folder, *common_arguments)
+            peer = common.Side(full_size_work.Peer, folder, ids, arguments.threads)
             sides["peer"] = stack.enter_context(peer)
         for side in sides.values():
-            side.call("warm_up")
+            side.call("prefill")
+            side.call("step")
         for number in range(arguments.rounds):
             for name, side in sides.items():
-                times.setdefault(name, []).append(side.call("run")[1])
-                prefill, decode = times[name][-1]
-                print(f"round {number + 1} {name:>4}: prefill {prefill:.2f} s, decode {decode:.2f} s", flush=True)
+                prefills[name].append(side.call("prefill")[1])
+            for _ in range(arguments.new_tokens - 1):
+                for name, side in sides.items():
+                    steps[name].append(side.call("step")[1])
+            for name in sides:
+                tail = statistics.median(steps[name][1 - arguments.new_tokens :])
+                print(
+                    f"round {number + 1} {name:>4}: prefill {prefills[name][-1]:.2f} s, {tail:.3f} s a token",
+                    flush=True,
+                )
         results = {name: side.call("result")[1] for name, side in sides.items()}
-    return _speed_facts(times, results, arguments)
+    return _speed_facts(prefills, steps, results, arguments.prompt_tokens)
 
 
 def _speed_facts(
-    times: dict[str, list[tuple[float, float]]], results: dict[str, Any], arguments: Any
+    prefills: dict[str, list[float]], steps: dict[str, list[float]], results: dict[str, Any], prompt_tokens: int
 ) -> dict[str, Any]:
+    """Medians, and the medians of the ratios of neighbours: what slows the machine down slows both of a pair."""
     facts = {key: value for key, value in results["own"].items() if key != "tokens"}
-    n_decoded = arguments.new_tokens - 1
-    for name, found in times.items():
+    for name in prefills:
         before = "" if name == "own" else "peer_"
-        facts[f"{before}prefill_tokens_per_s"] = arguments.prompt_tokens / statistics.median(t[0] for t in found)
-        facts[f"{before}decode_tokens_per_s"] = n_decoded / statistics.median(t[1] for t in found)
-    if "peer" in times:
-        pairs = list(zip(times["peer"], times["own"], strict=True))
-        facts |= {
-            "prefill_ratio": statistics.median(peer[0] / own[0] for peer, own in pairs),
-            "decode_ratio": statistics.median(peer[1] / own[1] for peer, own in pairs),
-            "peer_peak_ram_bytes": results["peer"]["peak_ram_bytes"],
-        }
+        facts[f"{before}prefill_tokens_per_s"] = prompt_tokens / statistics.median(prefills[name])
+        facts[f"{before}decode_tokens_per_s"] = 1 / statistics.median(steps[name])
+    if "peer" in prefills:
+        for what, seconds in (("prefill", prefills), ("decode", steps)):
+            pairs = zip(seconds["peer"], seconds["own"], strict=True)
+            facts[f"{what}_ratio"] = statistics.median(peer / own for peer, own in pairs)
+        facts["n_prefills"], facts["n_decoded"] = len(prefills["own"]), len(steps["own"])
+        facts["peer_peak_ram_bytes"] = results["peer"]["peak_ram_bytes"]
     return facts
 
 
@@ -188,7 +197,7 @@ def main() -> int:
     parser.add_argument("--layers", type=int, help="blocks that are built, with mlx; default 2")
     parser.add_argument("--prompt-tokens", type=int, default=128)
     parser.add_argument("--new-tokens", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, help="of torch, in every process")
     parser.add_argument("--folder", type=Path, help="where the stored copy is kept for another run")
     parser.add_argument("--out", type=Path, help="a folder for the record, NAME-BACKEND-BITSbit-DEVICE.json")

@@ -49,7 +49,7 @@ def measure(entry: ModelEntry, bits: int, n_layers: int, prompt_tokens: int) -> 
 
 def build(entry: ModelEntry, bits: int, n_layers: int) -> Any:
     """mlx-lm's model of that many blocks; each module is quantised and computed before the next gets its weights."""
-    mx, nn, models = import_module("mlx.core"), import_module("mlx.nn"), import_module("mlx_lm.utils")
+    mx, models = import_module("mlx.core"), import_module("mlx_lm.utils")
     config = config_values(entry) | {entry.architecture.keys["layers"]: n_layers}
     try:
         network, settings = models._get_classes(config)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,25 +96,18 @@ class Own:
         self.ids, self.new_tokens = ids, new_tokens
         self.tokens: list[int] = []
 
-    def write(self, new_tokens: int) -> tuple[float, float]:
-        """Seconds to the first token, and from there to the last."""
-        from slmkit.backends._torch import device, generation
+    def prefill(self) -> float:
+        """Seconds to the first token; `step` then gives the next ones."""
+        from slmkit.backends._torch import generation
 
-        began, stamps, self.tokens = time.perf_counter(), [], []
         how: dict[str, Any] = {"temperature": 0.0, "seed": 0, "stop_ids": set(), "device": self.where}
-        for token in generation.decode(self.model, self.ids, max_new_tokens=new_tokens, **how):
-            device.synchronize(self.where)
-            stamps.append(time.perf_counter())
-            self.tokens.append(token)
-        return stamps[0] - began, stamps[-1] - stamps[0]
+        self._stream = generation.decode(self.model, self.ids, max_new_tokens=self.new_tokens, **how)
+        self.tokens = []
+        return self.step()
 
-    def warm_up(self) -> None:
-        """Two tokens."""
-        self.write(2)
-
-    def run(self) -> tuple[float, float]:
-        """As `write`, all of them."""
-        return self.write(self.new_tokens)
+    def step(self) -> float:
+        """Seconds of one more token."""
+        return _next_s(self)
 
     def result(self) -> dict[str, Any]:
         """Bytes, peaks, seconds of loading, and the tokens written last."""
@@ -125,9 +119,9 @@ class Own:
 
 class Peer:
     """transformers and bitsandbytes called directly: `Linear4bit` in the blocks over the very bytes that slmkit stored,
-    embeddings and head in bfloat16 as bitsandbytes leaves them, `generate`."""
+    embeddings and head in bfloat16 as bitsandbytes leaves them. It lays out its weights at its first inference."""
 
-    def __init__(self, folder: Path, ids: list[int], new_tokens: int, threads: int | None) -> None:
+    def __init__(self, folder: Path, ids: list[int], threads: int | None) -> None:
         import torch
 
         from benchmarks import common
@@ -136,49 +130,39 @@ class Peer:
         common.set_up(threads)
         self.where = device.pick_device()
         self.model = peer_model(folder, self.where)
-        self.ids, self.new_tokens = torch.tensor([ids], device=self.where), new_tokens
+        self.ids = torch.tensor([ids], device=self.where)
         self.tokens: list[int] = []
 
-    def write(self, new_tokens: int) -> tuple[float, float]:
-        """Seconds to the first token, and from there to the last."""
+    def prefill(self) -> float:
+        """Seconds to the first token; `step` then gives the next ones."""
+        self._stream = self._greedy()
+        self.tokens = []
+        return self.step()
+
+    def step(self) -> float:
+        """Seconds of one more token."""
+        return _next_s(self)
+
+    def _greedy(self) -> Iterator[int]:
         import torch
 
-        stamps: list[float] = []
-
-        class Stamps:
-            """Takes the time of the prompt and of every token."""
-
-            def put(self, _: Any) -> None:
-                stamps.append(time.perf_counter())
-
-            def end(self) -> None:
-                pass
-
-        began = time.perf_counter()
-        with torch.inference_mode():
-            out = self.model.generate(
-                input_ids=self.ids,
-                attention_mask=torch.ones_like(self.ids),
-                max_new_tokens=new_tokens,
-                do_sample=False,
-                eos_token_id=None,
-                pad_token_id=0,
-                streamer=Stamps(),
-            )
-        self.tokens = out[0, self.ids.shape[1] :].tolist()
-        return stamps[1] - began, stamps[-1] - stamps[1]
-
-    def warm_up(self) -> None:
-        """Two tokens; bitsandbytes lays out its weights at its first inference."""
-        self.write(2)
-
-    def run(self) -> tuple[float, float]:
-        """As `write`, all of them."""
-        return self.write(self.new_tokens)
+        fed, cache = self.ids, None
+        while True:
+            with torch.inference_mode():
+                out = self.model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                fed, cache = out.logits[:, -1:].argmax(-1), out.past_key_values
+            yield int(fed)
 
     def result(self) -> dict[str, Any]:
         """Peak, and the tokens written last."""
         return {"peak_ram_bytes": footprint.peak_ram_bytes(), "tokens": self.tokens}
+
+
+def _next_s(side: Any) -> float:
+    """Seconds of the next token of a side's stream; its number is kept."""
+    began = time.perf_counter()
+    side.tokens.append(next(side._stream))  # an int: the device has finished
+    return time.perf_counter() - began
 
 
 def peer_model(folder: Path, where: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Quantising tensor by tensor: the same bytes as all at once, little memory, and a sentence for every broken checkpoint."""
+"""Quantising tensor by tensor: the same bytes as at once, little memory, a sentence for every broken checkpoint."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from streamed_models import FAMILIES, checkpoint, small_config
 from torch import nn
 
 from slmkit import assets, backends, catalog
@@ -22,26 +23,6 @@ from slmkit.assets import ModelSource
 from slmkit.backends._torch import loading, nibbles, packing, quantise, streaming
 from slmkit.backends._torch.spool import Spool
 from slmkit.errors import AssetError, SlmkitError
-
-FAMILIES = ("phi-3-mini-4k-instruct", "gemma-2b", "llama-2-7b", "mistral-7b-v0.1", "falcon-7b")
-SIZES = {"hidden": 256, "layers": 2, "heads": 4, "inner": 512, "vocab": 1088}
-
-
-def small_config(name: str) -> dict[str, Any]:
-    """The config of a family with all its traits, its sizes small."""
-    entry = catalog.get(name)
-    sizes = SIZES | {"kv_heads": min(entry.kv_heads, 2), "head_dim": 64}
-    config = catalog.config_values(entry) | {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    return config | {key: sizes[size] for size, key in entry.architecture.keys.items() if size in sizes}
-
-
-def checkpoint(folder: Path, config: dict[str, Any]) -> Path:
-    """A Hugging Face folder of random weights without tokenizer."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    model = loading.empty_model(folder, "decoder", torch.bfloat16)
-    streaming.prepare(model, streaming.RandomWeights(model), 16, folder)
-    return folder
 
 
 def source_of(folder: Path, kind: str = "decoder") -> ModelSource:
@@ -105,7 +86,7 @@ def test_shards_are_found_by_their_index(cache: Path, tmp_path: Path) -> None:
     whole = source_of(checkpoint(tmp_path / "whole", small_config("mistral-7b-v0.1")))
     parts = source_of(tmp_path / "parts")
     loading._load_16(whole, torch.bfloat16).save_pretrained(parts.folder, max_shard_size="2MB")
-    assert len(list(parts.folder.glob("model-*.safetensors"))) > 2
+    assert len(list(parts.folder.glob("model-*.safetensors"))) > 1
     save_file({"tok_embeddings.weight": torch.ones(2, 2)}, parts.folder / "consolidated.safetensors")
     assert_same(copied(parts, 4), copied(whole, 4))
 

@@ -53,5 +53,6 @@ def packed_state(state: bnbf.QuantState) -> bnbf.QuantState:
     """The scales of a weight as the layout has them: bfloat16, (blocks of a row, rows)."""
     found = copy.copy(state)
     found.absmax = state.absmax.view(state.shape[0], -1).T.to(torch.bfloat16).contiguous()
-    found.dtype, found.packing_format_for_cpu = torch.bfloat16, True
+    found.dtype = torch.bfloat16
+    found.packing_format_for_cpu = True  # type: ignore[attr-defined]
     return found
