@@ -20,6 +20,7 @@ import os
 import statistics
 import tempfile
 from collections import defaultdict
+from collections.abc import Mapping
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
@@ -175,6 +176,14 @@ def judge(entry: ModelEntry, facts: dict[str, Any], device: str, bits: int) -> l
     return targets
 
 
+def table_row(record: Mapping[str, Any]) -> str:
+    """A record as a row of the table in the README; a ratio above 1 is in slmkit's favour."""
+    gb = {key: f"{record[f'{key}_peak_ram_bytes'] / 1e9:.1f}" for key in ("store", "load", "qlora", "qlora_last8")}
+    rates = [f"{record[f'{w}_tokens_per_s']:.1f} ({record[f'{w}_ratio']:.2f})" for w in ("prefill", "decode")]
+    cells = [MODELS[record["model"]].title, f"{record['stored_bytes'] / 1e6:,.0f}", gb["store"], gb["load"], *rates]
+    return f"| {' | '.join([*cells, gb['qlora'], gb['qlora_last8']])} |"
+
+
 def device_of(asked: str | None) -> str:
     """The device of all children; "cpu" hides a GPU from them."""
     if asked == "cpu":
@@ -228,6 +237,7 @@ def main() -> int:
         path = arguments.out / f"{entry.name}-{arguments.backend}-{arguments.bits}bit-{device}.json"
         created = {"created_utc": datetime.now(UTC).isoformat(timespec="seconds")}
         files.replace(path, json.dumps(created | facts, indent=1) + "\n")
+        print(table_row(facts) if "qlora_rank" in facts and "decode_ratio" in facts else f"recorded in {path}")
     return common.finish("full_size", facts, judge(entry, facts, device, arguments.bits))
 
 

@@ -37,6 +37,13 @@ def test_records_of_random_weights_are_not_among_the_runs() -> None:
     assert not {p.name for p in RECORDS} & {p.name for p in slmkit_data.path("runs").iterdir()}
 
 
+def test_the_readme_shows_the_records_and_nothing_else() -> None:
+    readme = (Path(full_size.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## Full size, random weights", 1)[1].split("\n## ", 1)[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| model")]
+    assert sorted(rows) == sorted(full_size.table_row(json.loads(path.read_text("utf-8"))) for path in RECORDS)
+
+
 def test_families_are_known_by_short_and_catalog_names() -> None:
     assert full_size.entry_of("mistral-7b") is full_size.entry_of("mistral-7b-v0.1")
     for name in ("mistral", "minilm"):
