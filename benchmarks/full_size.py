@@ -160,10 +160,15 @@ def measure(entry: ModelEntry, arguments: Any, folder: Path, device: str) -> dic
     return facts
 
 
+def stored_target(facts: Mapping[str, Any]) -> common.Target:
+    """Stored bytes against the arithmetic."""
+    off = abs(facts["stored_bytes"] / facts["computed_bytes"] - 1)
+    return common.Target("stored bytes off the computed figure", off, 0.01, False)
+
+
 def judge(entry: ModelEntry, facts: dict[str, Any], device: str, bits: int) -> list[common.Target]:
     """The targets that this model has here."""
-    off = abs(facts["stored_bytes"] / facts["computed_bytes"] - 1)
-    targets = [common.Target("stored bytes off the computed figure", off, 0.01, False)]
+    targets = [stored_target(facts)]
     if bits == 4 and device == "cpu" and entry.name in LOAD_PEAKS:
         peak = facts["load_peak_ram_bytes"]
         targets.append(common.Target("peak memory of loading, bytes", peak, LOAD_PEAKS[entry.name], False))
@@ -182,6 +187,17 @@ def table_row(record: Mapping[str, Any]) -> str:
     rates = [f"{record[f'{w}_tokens_per_s']:.1f} ({record[f'{w}_ratio']:.2f})" for w in ("prefill", "decode")]
     cells = [MODELS[record["model"]].title, f"{record['stored_bytes'] / 1e6:,.0f}", gb["store"], gb["load"], *rates]
     return f"| {' | '.join([*cells, gb['qlora'], gb['qlora_last8']])} |"
+
+
+def record(facts: Mapping[str, Any], folder: Path | None) -> None:
+    """Write the figures as a record into the folder, if there is one."""
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = "{model}-{backend}-{bits}bit-{device}".format(**facts)
+    created = {"created_utc": datetime.now(UTC).isoformat(timespec="seconds")}
+    files.replace(folder / f"{stem}.json", json.dumps(created | dict(facts), indent=1) + "\n")
+    print(f"recorded as {stem}")
 
 
 def device_of(asked: str | None) -> str:
@@ -223,21 +239,15 @@ def main() -> int:
 
         facts = common.describe() | head
         facts |= full_size_mlx.measure(entry, arguments.bits, arguments.layers or 2, arguments.prompt_tokens)
-        off = abs(facts["stored_bytes"] / facts["computed_bytes"] - 1)
-        return common.finish(
-            "full_size", facts, [common.Target("stored bytes off the computed figure", off, 0.01, False)]
-        )
+        record(facts, arguments.out)
+        return common.finish("full_size", facts, [stored_target(facts)])
     device = device_of(arguments.device)
     facts = common.describe() | head | {"device": device}
     facts |= {"prompt_tokens": arguments.prompt_tokens, "new_tokens": arguments.new_tokens, "rounds": arguments.rounds}
     facts["computed_bytes"] = computed_bytes(entry, arguments.bits)
     with tempfile.TemporaryDirectory() as aside:
         facts |= measure(entry, arguments, arguments.folder or Path(aside), device)
-    if arguments.out:
-        path = arguments.out / f"{entry.name}-{arguments.backend}-{arguments.bits}bit-{device}.json"
-        created = {"created_utc": datetime.now(UTC).isoformat(timespec="seconds")}
-        files.replace(path, json.dumps(created | facts, indent=1) + "\n")
-        print(table_row(facts) if "qlora_rank" in facts and "decode_ratio" in facts else f"recorded in {path}")
+    record(facts, arguments.out)
     return common.finish("full_size", facts, judge(entry, facts, device, arguments.bits))
 
 

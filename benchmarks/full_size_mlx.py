@@ -24,6 +24,8 @@ def measure(entry: ModelEntry, bits: int, n_layers: int, prompt_tokens: int) -> 
     """Stored bytes of the first `n_layers` blocks with embeddings and head, of the whole model, and a forward pass."""
     if not 1 <= n_layers <= entry.layers:
         raise InputError(f"--layers must be between 1 and {entry.layers} for {entry.name}; got {n_layers}")
+    from slmkit.backends._mlx import weights
+
     mx: Any = import_module("mlx.core")
     began = time.perf_counter()
     net = build(entry, bits, n_layers)
@@ -35,10 +37,14 @@ def measure(entry: ModelEntry, bits: int, n_layers: int, prompt_tokens: int) -> 
     forward_s = time.perf_counter() - began
     block, shown = _bytes(net.layers[0]), _bytes(net)
     return {
-        "device": str(mx.default_device()),
+        "device": weights.device_name(),
+        "scheme": f"affine-g{GROUP}" if bits != 16 else "bf16",
+        "n_parameters": entry.n_parameters,
         "layers": n_layers,
+        "prompt_tokens": prompt_tokens,
         "stored_bytes": shown + (entry.layers - n_layers) * block,
-        "stored_bytes_of_these_layers": shown,
+        "stored_bytes_origin": "measured with the first blocks, the others taken to be as large",
+        "built_bytes": shown,
         "computed_bytes": computed_bytes(entry, bits),
         "build_s": seconds,
         "forward_tokens_per_s": prompt_tokens / forward_s,
@@ -49,12 +55,14 @@ def measure(entry: ModelEntry, bits: int, n_layers: int, prompt_tokens: int) -> 
 
 def build(entry: ModelEntry, bits: int, n_layers: int) -> Any:
     """mlx-lm's model of that many blocks; each module is quantised and computed before the next gets its weights."""
-    mx, models = import_module("mlx.core"), import_module("mlx_lm.utils")
+    from slmkit.backends._mlx import weights
+
+    mx: Any = import_module("mlx.core")
     config = config_values(entry) | {entry.architecture.keys["layers"]: n_layers}
     try:
-        network, settings = models._get_classes(config)
+        network, settings = weights.model_classes(config)
     except ValueError as error:
-        raise InputError(f"mlx-lm has no architecture for {entry.name} yet: {error}") from error
+        raise InputError(f"mlx-lm has no architecture for {entry.name}: {error}") from error
     net = network(settings.from_dict(config))
     mx.random.seed(0)
     for path, module in list(net.named_modules()):
