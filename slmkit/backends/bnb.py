@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slmkit.assets import ModelSource
+from slmkit.backends import _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends.base import Backend, Generation, LanguageModel, LoRAConfig, Progress, check_bits
 from slmkit.errors import InputError
@@ -43,6 +44,7 @@ class TorchModel(LanguageModel):
         self._model: Any = loading.load_module(source, bits, compute, self._device)
         self._weight_bytes, self._n_parameters = _count(self._model, source)
         if adapter is not None:
+            self.adapter = adapter
             self._model = training.attach(self._model, adapter)
 
     def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
@@ -126,11 +128,13 @@ class TorchModel(LanguageModel):
 
         return device.peak_bytes(self._device)
 
-    def release(self) -> None:
+    def _let_go(self) -> object | None:
+        model, self._model, self._tokenizer = self._model, None, None
+        return model
+
+    def _empty_cache(self) -> None:
         from slmkit.backends._torch import device
 
-        self._model = self._tokenizer = None
-        gc.collect()
         device.empty_cache(self._device)
 
     def synchronize(self) -> None:
@@ -201,6 +205,13 @@ class BnbBackend(Backend):
     def is_available(self) -> tuple[bool, str]:
         return _probe()
 
+    def device_bytes(self) -> int | None:
+        if "torch" not in sys.modules:
+            return None
+        from slmkit.backends._torch import device
+
+        return device.held_bytes(device.pick_device())
+
     def load(
         self, source: ModelSource, *, bits: int = 16, adapter: Path | None = None, dtype: str | None = None
     ) -> LanguageModel:
@@ -223,14 +234,15 @@ class BnbBackend(Backend):
         out: Path,
         callback: Progress | None = None,
     ) -> list[dict[str, float]]:
-        from slmkit.backends._torch import training
+        from slmkit.backends._torch import device, training
 
         check_bits(bits)
         if source.kind != "decoder":
             raise InputError(f"model {source.name!r} is an encoder; LoRA classification needs a decoder")
-        return training.train(
-            source, texts, y, n_classes=n_classes, bits=bits, config=config, out=out, callback=callback
-        )
+        with _memory.given_back(lambda: device.empty_cache(device.pick_device())):
+            return training.train(
+                source, texts, y, n_classes=n_classes, bits=bits, config=config, out=out, callback=callback
+            )
 
 
 @lru_cache(maxsize=1)

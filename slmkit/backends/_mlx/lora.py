@@ -20,6 +20,7 @@ from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
 from slmkit.assets import ModelSource
+from slmkit.backends import _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends._mlx.model import hidden_size, pool
 from slmkit.backends.base import LoRAConfig, Progress
@@ -64,7 +65,10 @@ def train(
     """
     parameters = add_lora(net, config)
     classifier = Classifier(net, n_classes, config.seed)
-    history = _run(classifier, rows, np.asarray(y), config, callback)
+    optimiser = optim.AdamW(learning_rate=config.learning_rate, weight_decay=0.0, bias_correction=True)
+    under_way = _memory.Training(source.name, "mlx", bits, lambda: _held_bytes(classifier, optimiser))
+    history = _run(classifier, optimiser, rows, np.asarray(y), config, callback)
+    del under_way
     weights = dict(tree_flatten(net.trainable_parameters()))
     if not any(bool(mx.any(array != 0)) for name, array in weights.items() if name.endswith("lora_b")):
         raise SlmkitError(f"training of {source.name} moved no adapter weight; mlx-lm cannot tune it")
@@ -93,13 +97,22 @@ def add_lora(net: Any, config: LoRAConfig) -> dict[str, Any]:
     return {"fine_tune_type": "lora", "num_layers": n_blocks, "lora_parameters": lora}
 
 
+def _held_bytes(classifier: Classifier, optimiser: optim.Optimizer) -> int:
+    trees = (classifier.trainable_parameters(), optimiser.state)
+    return sum(array.nbytes for tree in trees for _, array in tree_flatten(tree))
+
+
 def _run(
-    classifier: Classifier, rows: list[list[int]], y: np.ndarray, config: LoRAConfig, callback: Progress | None
+    classifier: Classifier,
+    optimiser: optim.Optimizer,
+    rows: list[list[int]],
+    y: np.ndarray,
+    config: LoRAConfig,
+    callback: Progress | None,
 ) -> list[dict[str, float]]:
     lengths = [len(row) for row in rows]
     plan = shared.training_plan(lengths, config)
     history = shared.History(len(plan), callback)
-    optimiser = optim.AdamW(learning_rate=config.learning_rate, weight_decay=0.0, bias_correction=True)
     value_and_grad = nn.value_and_grad(classifier, classifier.loss)
     classifier.train()
     for step, (epoch, batch) in enumerate(plan):

@@ -6,7 +6,6 @@ Rows are padded on the right. Attention is causal, so padding never reaches a re
 from __future__ import annotations
 
 import copy
-import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -196,10 +195,11 @@ class MLXModel(LanguageModel):
         """Parameters of the base model before quantisation, tied weights once."""
         return self._n_parameters
 
-    def release(self) -> None:
-        """Let go of the weights and of mlx's memory cache."""
-        self._net, self._head = None, None
-        gc.collect()
+    def _let_go(self) -> object | None:
+        net, self._net, self._head = self._net, None, None
+        return net
+
+    def _empty_cache(self) -> None:
         mx.clear_cache()
 
     def peak_device_bytes(self) -> int | None:

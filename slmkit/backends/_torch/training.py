@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from slmkit.assets import ModelSource
+from slmkit.backends import _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
 from slmkit.backends._torch import loading, prefix, scoring
@@ -65,7 +66,9 @@ def train(
     nn.init.zeros_(head.bias)
     rows = shared.encode(tokenizer, texts, config.max_length)
     loop = _Loop(model, head, rows, torch.as_tensor(y), tokenizer.pad_token_id, config, where)
+    under_way = _memory.Training(source.name, "bnb", bits, loop.held_bytes)
     history = loop.run(callback)
+    del under_way
     _check_moved(model)
     model.save_pretrained(str(out), safe_serialization=True)
     save_file({"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}, out / "head.safetensors")
@@ -172,6 +175,13 @@ class _Loop:
             for parameter, master in zip(self.lora, self.masters, strict=True):
                 parameter.copy_(master)
         return total, n_tokens
+
+    def held_bytes(self) -> int:
+        """Bytes of the trained weights, their masters and gradients, and the optimiser's states."""
+        trained = [*self.masters, *self.head.parameters()]
+        states = [value for p in trained for value in self.optimiser.state[p].values() if torch.is_tensor(value)]
+        grads = [p.grad for p in trained if p.grad is not None]
+        return sum(t.numel() * t.element_size() for t in [*self.lora, *trained, *grads, *states])
 
     def _collect(self) -> None:
         for parameter, master in zip(self.lora, self.masters, strict=True):
