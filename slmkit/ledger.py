@@ -1,7 +1,7 @@
 """Who holds memory in this process: models, adapters, trainings, figures, the last traceback's frames, Jupyter's Out[].
 
-Only what is there is looked at: nothing is imported, loaded or moved. Frames and Out[] are what keeps memory from coming
-back in a notebook; `with slmkit.load(...)` and `release()` clear the frames, Out[] is the person's own.
+Only what is there is looked at: nothing is imported, loaded or moved. Frames and Out[] keep memory from coming back in
+a notebook; `with slmkit.load(...)` and `release()` clear the frames, Out[] is the person's own.
 """
 
 from __future__ import annotations
@@ -97,7 +97,8 @@ def _models() -> Iterator[Holder]:
 
 def _trainings() -> Iterator[Holder]:
     for one in backends.live_trainings():
-        detail = f"adapter, gradients and optimizer; {one.bits} bits, {one.backend}, for {time.time() - one.since:.0f} s"
+        seconds = time.time() - one.since
+        detail = f"adapter, gradients and optimizer; {one.bits} bits, {one.backend}, for {seconds:.0f} s"
         yield Holder("training", one.model, one.held_bytes(), detail)
 
 
@@ -145,4 +146,4 @@ def _megabytes(n_bytes: int | None) -> str:
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= NAME_WIDTH else f"...{name[-NAME_WIDTH + 3:]}"
+    return name if len(name) <= NAME_WIDTH else f"...{name[-NAME_WIDTH + 3 :]}"

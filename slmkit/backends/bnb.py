@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slmkit.assets import ModelSource
-from slmkit.backends import _memory
+from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends.base import Backend, Generation, LanguageModel, LoRAConfig, Progress, check_bits
 from slmkit.errors import InputError
@@ -34,18 +34,20 @@ class TorchModel(LanguageModel):
     def __init__(self, source: ModelSource, bits: int, adapter: Path | None, dtype: str | None) -> None:
         from slmkit.backends._torch import device, loading, quantise, training
 
+        self._model: Any = None
         self._device: torch.device = device.pick_device()
         compute = device.choose_dtype(dtype, self._device)
         self.source, self.bits, self.device = source, bits, self._device.type
         self.scheme = quantise.SCHEMES.get(
             bits, {"torch.bfloat16": "bf16", "torch.float32": "fp32"}.get(str(compute), "fp16")
         )
+        loading.check_architecture(source)
         self._tokenizer: Any = loading.load_tokenizer(source)
-        self._model: Any = loading.load_module(source, bits, compute, self._device)
+        self._model = loading.load_module(source, bits, compute, self._device)
         self._weight_bytes, self._n_parameters = _count(self._model, source)
         if adapter is not None:
             self.adapter = adapter
-            self._model = training.attach(self._model, adapter)
+            self._model = training.attach(self._model, adapter, source, self._tokenizer)
 
     def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
         from slmkit.backends._torch import scoring
@@ -73,7 +75,8 @@ class TorchModel(LanguageModel):
             texts,
             pooling=pooling,
             normalise=self.source.kind == "encoder" and pooling == "mean",
-            max_length=min(max_length or self._max_length(), self._max_length()),
+            max_length=max_length,
+            context=self._max_length(),
             device=self._device,
         )
 
@@ -158,18 +161,19 @@ class TorchModel(LanguageModel):
         (ids,) = shared.encode(self._tokenizer, [prompt])
         room = self._max_length() - len(ids)
         if room < 1:
-            raise InputError(f"the prompt fills the model's context of {self._max_length()} tokens; shorten it")
+            raise _checks.no_room(len(ids), self._max_length())
+        most = min(max_new_tokens, room)
         ends = getattr(self._model.generation_config, "eos_token_id", None) or []
         tokens = generation.decode(
             self._model,
             ids,
-            max_new_tokens=min(max_new_tokens, room),
+            max_new_tokens=most,
             temperature=temperature,
             seed=seed,
             stop_ids={*(ends if isinstance(ends, list) else [ends]), self._tokenizer.eos_token_id},
             device=self._device,
         )
-        yield from shared.write(tokens, self._decode, stop, max_new_tokens, state)
+        yield from shared.write(tokens, self._decode, stop, most, state)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))

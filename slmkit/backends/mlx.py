@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from slmkit.assets import ModelSource
-from slmkit.backends import _memory
+from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, check_bits
 from slmkit.errors import AssetError, InputError, MissingExtra
@@ -53,7 +53,7 @@ class MLXBackend(Backend):
         loaded = weights.load(source, bits, dtype)
         tokenizer = _tokenizer(source.folder)
         if adapter is not None:
-            lora.apply(loaded.net, Path(adapter), source)
+            lora.apply(loaded.net, Path(adapter), source, tokenizer)
         made = model.MLXModel(source, bits, loaded, tokenizer)
         made.adapter = adapter
         return made
@@ -93,6 +93,7 @@ class MLXBackend(Backend):
         ok, reason = self.is_available()
         if not ok:
             raise MissingExtra(reason)
+        _checks.check_architecture(source.folder, None, f"mlx-lm {version('mlx-lm')}")
 
 
 def _train(
@@ -108,10 +109,11 @@ def _train(
     from slmkit.backends._mlx import lora, weights
 
     tokenizer, loaded = _tokenizer(source.folder), weights.load(source, bits, None)
-    limit = loaded.config.get("max_position_embeddings") or config.max_length
-    rows = shared.encode(tokenizer, texts, min(config.max_length, limit))
-    more = {"config": config, "source": source, "bits": bits, "out": out, "callback": callback}
-    return lora.train(loaded.net, rows, y, n_classes=n_classes, **more)
+    rows = shared.encode(tokenizer, texts, config.max_length, loaded.config.get("max_position_embeddings"))
+    more: dict[str, Any] = {"config": config, "source": source, "bits": bits, "out": out, "callback": callback}
+    history = lora.train(loaded.net, rows, y, n_classes=n_classes, **more)
+    _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer)
+    return history
 
 
 @lru_cache(maxsize=1)
@@ -141,9 +143,11 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise AssetError(f"the tokenizer in {folder} cannot be read: {error}") from error
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AssetError(f"the tokenizer in {folder} cannot be read: {str(error)[:300]}") from error
+    _checks.check_vocabulary(tokenizer, folder)
+    return tokenizer
 
 
 BACKEND = MLXBackend()

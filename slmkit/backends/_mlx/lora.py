@@ -20,7 +20,7 @@ from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
 from slmkit.assets import ModelSource
-from slmkit.backends import _memory
+from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends._mlx.model import hidden_size, pool
 from slmkit.backends.base import LoRAConfig, Progress
@@ -75,8 +75,7 @@ def train(
     mx.save_safetensors(str(out / "adapters.safetensors"), weights)
     head = {"weight": classifier.head.weight, "bias": classifier.head.bias}
     mx.save_safetensors(str(out / "head.safetensors"), {name: array.astype(mx.float32) for name, array in head.items()})
-    facts = {"backend": "mlx", "model": source.name, "revision": source.revision, "bits": bits}
-    (out / "adapter_config.json").write_text(json.dumps(parameters | facts, indent=1), encoding="utf-8")
+    (out / "adapter_config.json").write_text(json.dumps(parameters, indent=1), encoding="utf-8")
     return history
 
 
@@ -133,7 +132,7 @@ def _run(
     return history.entries
 
 
-def apply(net: nn.Module, folder: Path, source: ModelSource) -> None:
+def apply(net: nn.Module, folder: Path, source: ModelSource, tokenizer: Any) -> None:
     """Put a trained adapter on a loaded model.
 
     Raises
@@ -141,16 +140,17 @@ def apply(net: nn.Module, folder: Path, source: ModelSource) -> None:
     InputError
         An adapter of another backend, or one that does not fit this model.
     AssetError
-        Files missing or unreadable.
+        Files missing or unreadable, or trained on another model or chat template.
     """
+    if (folder / _checks.FACTS).is_file():  # an adapter of another backend has other files
+        _checks.check_adapter(folder, source, "mlx", tokenizer)
+    _checks.check_adapter_files(folder, ("adapter_config.json", "adapters.safetensors"))
     try:
         facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AssetError(f"{folder} is not an adapter: {error}") from error
     if "lora_parameters" not in facts:
         raise InputError(f"{folder} is not an adapter of backend mlx (its adapter_config.json has no lora_parameters)")
-    if facts.get("revision", source.revision) != source.revision:
-        log.warning("adapter is for revision %s of %s; got %s", facts["revision"], facts["model"], source.revision)
     try:
         load_adapters(net, str(folder))
     except ValueError as error:

@@ -19,6 +19,7 @@ from mlx_lm.generate import generate_step, generation_stream, wired_limit
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from slmkit.assets import ModelSource
+from slmkit.backends import _checks
 from slmkit.backends import _shared as shared
 from slmkit.backends._mlx.weights import Loaded, device_name
 from slmkit.backends.base import Generation, LanguageModel
@@ -147,9 +148,10 @@ class MLXModel(LanguageModel):
         ids = shared.encode(self._tokenizer, [prompt])[0]
         room = max_new_tokens if self._limit is None else self._limit - len(ids)
         if room < 1:
-            raise InputError(f"the prompt fills the model's context of {self._limit} tokens; shorten it")
-        tokens = self._new_tokens(ids, min(max_new_tokens, room), sampler(temperature, seed))
-        return shared.write(tokens, self._decode, stop, max_new_tokens, state)
+            raise _checks.no_room(len(ids), self._limit or 0)
+        most = min(max_new_tokens, room)
+        tokens = self._new_tokens(ids, most, sampler(temperature, seed))
+        return shared.write(tokens, self._decode, stop, most, state)
 
     def _new_tokens(self, ids: list[int], max_new_tokens: int, choose: Any) -> Iterator[int]:
         with wired_limit(self._model, [generation_stream]):  # type: ignore[list-item]
@@ -166,7 +168,7 @@ class MLXModel(LanguageModel):
     def embed(self, texts: Sequence[str], *, pooling: str | None = None, max_length: int | None = None) -> np.ndarray:
         """Hidden states after the final norm, pooled; float32 (n_texts, hidden)."""
         model, pooling = self._model.model, shared.check_pooling(pooling)
-        rows = shared.encode(self._tokenizer, texts, min(filter(None, (max_length, self._limit)), default=None))
+        rows = shared.encode(self._tokenizer, texts, max_length, self._limit)
         out = np.zeros((len(rows), hidden_size(self._model)), dtype=np.float32)
         for batch in shared.length_batches([len(row) for row in rows], BATCH_TOKENS):
             some = [rows[i] for i in batch]
