@@ -128,8 +128,9 @@ def write_adapter_facts(out: Path, source: ModelSource, backend: str, bits: int,
 def check_adapter(folder: Path, source: ModelSource, backend: str, tokenizer: Any) -> None:
     """Refuse an adapter of another backend, base model or chat template; warn when it says nothing of its base."""
     path = folder / FACTS
-    if not path.is_file():
+    if not path.is_file() and (folder / "adapter_config.json").is_file():
         log.warning("%s does not say which model it was trained on (no %s); it may be another one", folder, FACTS)
+    if not path.is_file():
         return
     facts = _read(path)
     if facts.get("backend") != backend:

@@ -50,8 +50,8 @@ class MLXBackend(Backend):
         self._check(source, bits)
         from slmkit.backends._mlx import lora, model, weights
 
-        loaded = weights.load(source, bits, dtype)
         tokenizer = _tokenizer(source.folder)
+        loaded = weights.load(source, bits, dtype)
         if adapter is not None:
             lora.apply(loaded.net, Path(adapter), source, tokenizer)
         made = model.MLXModel(source, bits, loaded, tokenizer)

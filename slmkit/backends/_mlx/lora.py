@@ -142,8 +142,7 @@ def apply(net: nn.Module, folder: Path, source: ModelSource, tokenizer: Any) -> 
     AssetError
         Files missing or unreadable, or trained on another model or chat template.
     """
-    if (folder / _checks.FACTS).is_file():  # an adapter of another backend has other files
-        _checks.check_adapter(folder, source, "mlx", tokenizer)
+    _checks.check_adapter(folder, source, "mlx", tokenizer)
     _checks.check_adapter_files(folder, ("adapter_config.json", "adapters.safetensors"))
     try:
         facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

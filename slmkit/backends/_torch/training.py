@@ -31,8 +31,7 @@ from slmkit.errors import AssetError, InputError, SlmkitError
 
 def attach(model: nn.Module, adapter: Path, source: ModelSource, tokenizer: Any) -> nn.Module:
     """The model with a saved adapter in place; `AssetError` names what does not fit."""
-    if (adapter / _checks.FACTS).is_file():  # an adapter of another backend has other files
-        _checks.check_adapter(adapter, source, "bnb", tokenizer)
+    _checks.check_adapter(adapter, source, "bnb", tokenizer)
     _checks.check_adapter_files(adapter, ("adapter_config.json", "adapter_model.safetensors"))
     misfit = f"the adapter in {adapter} does not fit {source.name}"
     try:
