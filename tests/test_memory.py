@@ -42,7 +42,7 @@ def fail(end):
         resource.setrlimit(resource.RLIMIT_AS, (size, resource.RLIM_INFINITY))
         blocks = []
         while True:
-            blocks.append(numpy.ones(20_000_000, dtype=numpy.uint8))
+            blocks.append(numpy.ones(2_000_000, dtype=numpy.uint8))
 def cycle(end):
     most = 0
     try:
