@@ -65,8 +65,8 @@ print(len(backends.live_models()))
 ENDS = {"plain": None, "exception": "Stop", "allocator": "RuntimeError", "system": "MemoryError"}
 
 
-def came_back(name: str, backend: str, bits: int, *ends: str) -> int:
-    """Check that five cycles of each kind leave a tenth more at most, and 20 MB; returns what a model took at least."""
+def came_back(name: str, backend: str, bits: int, *ends: str, most_bytes: int = 20 * MB) -> int:
+    """Check that five cycles of each kind leave a tenth more at most, and so many bytes; returns what a model took."""
     command = [sys.executable, "-c", CYCLES, name, backend, str(bits), *ends]
     done = subprocess.run(command, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -77,7 +77,7 @@ def came_back(name: str, backend: str, bits: int, *ends: str) -> int:
         after = [rss for _, rss, _ in rows]
         assert {error for *_, error in rows} == {ENDS[end]}, end
         shown = f"{end}: {[round(rss / MB) for rss in (start, *after)]} MB"
-        assert max(after) <= 1.1 * start and max(after) - start < 20 * MB, shown
+        assert max(after) <= 1.1 * start and max(after) - start < most_bytes, shown
     return min(most - after for rows in found.values() for most, after, _ in rows)
 
 
@@ -90,14 +90,15 @@ def test_memory_comes_back_on_mlx(tiny_decoder: ModelSource) -> None:
     ok, reason = backends.get("mlx").is_available()
     if not ok:
         pytest.skip(reason)
-    came_back(str(tiny_decoder.folder), "mlx", 4, "plain", "exception")
+    came_back(str(tiny_decoder.folder), "mlx", 16, "plain", "exception")
 
 
 @pytest.mark.slow
 @pytest.mark.real
 @pytest.mark.parametrize("bits", [16, 4])
-def test_memory_of_a_real_model_comes_back(real_model: str, bits: int) -> None:
-    given_back = came_back(real_model, "bnb", bits, "plain", "exception", "allocator")
+@pytest.mark.parametrize("end", ["exception", "allocator"])
+def test_memory_of_a_real_model_comes_back(real_model: str, bits: int, end: str) -> None:
+    given_back = came_back(real_model, "bnb", bits, end, most_bytes=50 * MB)  # a tenth of the start
     assert given_back > 100 * MB, "what the model took is no longer held"
 
 
