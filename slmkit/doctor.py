@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slmkit import assets, catalog, energy, estimate, footprint
+from slmkit import assets, catalog, energy, estimate, footprint, hub
 from slmkit.errors import InputError
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
@@ -27,7 +27,6 @@ EXTRAS = {
 }
 DEMO_MODEL = "smollm2-135m-instruct"
 DISK_FAIL_BYTES, DISK_WARN_BYTES = 500_000_000, 2_000_000_000
-TRUE = ("1", "true", "yes", "on")
 
 
 @dataclass(frozen=True)
@@ -227,8 +226,8 @@ def _models() -> Iterator[Check]:
 
 
 def _offline() -> Iterator[Check]:
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in TRUE:
-        yield Check("hub", OK, "HF_HUB_OFFLINE is set: the hub is never called")
+    if variable := hub.offline():
+        yield Check("hub", OK, f"{variable} is set: the hub is never called")
     else:
         yield Check("hub", OK, "called only for a model that is not on this disk; HF_HUB_OFFLINE=1 forbids it")
 

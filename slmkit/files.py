@@ -1,12 +1,17 @@
-"""Writes files so that a reader finds the old one or the new one, never half of either; names what the disk refuses."""
+"""Writes files so that a reader finds the old one or the new one, never half of either; names what the disk refuses.
+
+What is written down of a file (size, time, SHA-256) tells later whether it is still the same one.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from slmkit.errors import SlmkitError
 
@@ -64,3 +69,34 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def facts(path: Path) -> dict[str, Any]:
+    """What to write down of a file: bytes, mtime_ns, sha256."""
+    return _stamp(path) | {"sha256": sha256_of(path)}
+
+
+def change(path: Path, known: Mapping[str, Any]) -> str | None:
+    """What is wrong with a file of which `known` was written down, or None.
+
+    A file whose size and time are as written is not hashed again.
+    """
+    if not path.is_file():
+        return f"{path.name} is missing"
+    now = _stamp(path)
+    if now["bytes"] != known["bytes"]:
+        return f"{path.name} has {now['bytes']} bytes; it was written with {known['bytes']}"
+    if now["mtime_ns"] != known["mtime_ns"] and sha256_of(path) != known["sha256"]:
+        return f"{path.name} was altered (its SHA-256 is not the one written)"
+    return None
+
+
+def _stamp(path: Path) -> dict[str, int]:
+    stat = path.stat()
+    return {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}

@@ -21,13 +21,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from slmkit import assets, fetch, files
+from slmkit import assets, fetch, files, hub
 from slmkit.errors import AssetError
 
 log = logging.getLogger(__name__)
 RECORD = "slmkit-fetched.json"
-OFFLINE = ("SLMKIT_OFFLINE", "HF_HUB_OFFLINE")
-ON = ("1", "true", "yes", "on")
 
 
 @dataclass(frozen=True)
@@ -80,11 +78,6 @@ class HubData:
 def data_dir() -> Path:
     """Where fetched data sets lie: `data` in the cache folder."""
     return assets.cache_dir() / "data"
-
-
-def offline() -> str | None:
-    """The variable that forbids fetching, or None."""
-    return next((name for name in OFFLINE if os.environ.get(name, "").lower() in ON), None)
 
 
 def path(file: DataFile, name: str) -> Path:
@@ -378,7 +371,7 @@ def _write_down(root: Path, entries: dict[str, dict[str, Any]]) -> None:
 
 
 def _refuse_offline(name: str) -> None:
-    variable = offline()
+    variable = hub.offline()
     if variable:
         raise AssetError(
             f"{name} is not on this disk and fetching is off ({variable}={os.environ[variable]}). Unset it, or set "

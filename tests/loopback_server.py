@@ -54,12 +54,13 @@ class Answer:
 
 @dataclass(frozen=True)
 class Asked:
-    """One request: its path and the headers that matter, None where they were not sent."""
+    """One request: its path and the headers that matter, None where they were not sent; and what it asked for."""
 
     path: str
     range: str | None
     if_range: str | None
     authorization: str | None
+    method: str = "GET"
 
 
 class LoopbackServer(ThreadingHTTPServer):
@@ -94,10 +95,34 @@ class LoopbackServer(ThreadingHTTPServer):
         for name in ("main", revision):
             self.plan(f"/api/datasets/{hub_id}/revision/{name}", described)
 
-    def next_answer(self, path: str) -> Answer:
-        """The answer whose turn it is."""
+    def publish_model(self, hub_id: str, commit: str, bodies: Mapping[str, bytes], gated: int | None = None) -> None:
+        """Make a model of the hub: what main and the commit list, and the files at the commit; weights as large files.
+
+        `gated` refuses all of it with that status, as the hub does for terms that were not accepted.
+        """
+        listed, tree = [], []
+        for name, body in bodies.items():
+            git = hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+            sha256, size = hashlib.sha256(body).hexdigest(), len(body)
+            large = name.endswith((".safetensors", ".bin"))
+            lfs = {"sha256": sha256, "size": size, "pointerSize": 9}
+            listed.append({"rfilename": name, "size": size, "blobId": git} | ({"lfs": lfs} if large else {}))
+            pointer = {"oid": sha256, "size": size, "pointerSize": 9}
+            tree.append({"type": "file", "path": name, "size": size, "oid": git} | ({"lfs": pointer} if large else {}))
+            named = {"X-Repo-Commit": commit, "X-Linked-Size": str(size)}
+            etag = f'"{sha256 if large else git}"'
+            self.plan(f"/{hub_id}/resolve/{commit}/{name}", Answer(body, etag=etag, headers=named))
+        described = Answer(json.dumps({"id": hub_id, "sha": commit, "siblings": listed}).encode())
+        if gated:
+            described = Answer(b"{}", gated, headers={"X-Error-Code": "GatedRepo"})
+        for name in ("main", commit):
+            self.plan(f"/api/models/{hub_id}/revision/{name}", described)
+        self.plan(f"/api/models/{hub_id}/tree/{commit}", Answer(json.dumps(tree).encode()))
+
+    def next_answer(self, path: str, keep: bool = False) -> Answer:
+        """The answer whose turn it is; `keep` leaves it for the next request."""
         answers = self.script.get(path.partition("?")[0], [Answer(b"no such path", 404)])
-        return answers.pop(0) if len(answers) > 1 else answers[0]
+        return answers.pop(0) if len(answers) > 1 and not keep else answers[0]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: clients hang up here on purpose."""
@@ -107,10 +132,14 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: LoopbackServer
 
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
     def do_GET(self) -> None:
-        wanted, sent = self.headers.get("Range"), self.headers
-        self.server.log.append(Asked(self.path, wanted, sent.get("If-Range"), sent.get("Authorization")))
-        answer = self.server.next_answer(self.path)
+        wanted, sent, head = self.headers.get("Range"), self.headers, self.command == "HEAD"
+        asked = Asked(self.path, wanted, sent.get("If-Range"), sent.get("Authorization"), self.command)
+        self.server.log.append(asked)
+        answer = self.server.next_answer(self.path, keep=head)
         status, body, more = answer.status, answer.body, dict(answer.headers)
         heeded = answer.ranges and (not answer.if_range or sent.get("If-Range") in (None, answer.etag))
         if status == 200 and wanted and heeded:
@@ -125,7 +154,8 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in more.items():
             self.send_header(name, value)
         self.end_headers()
-        self._send(answer, body)
+        if not head:
+            self._send(answer, body)
 
     def _send(self, answer: Answer, body: bytes) -> None:
         stop = answer.cut if answer.cut is not None else answer.stall

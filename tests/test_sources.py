@@ -22,7 +22,7 @@ from loopback_server import Answer, LoopbackServer, loopback_server
 from typer.testing import CliRunner
 
 from slmkit import __main__ as cli
-from slmkit import assets, fetch, licences, sources, tasks
+from slmkit import assets, fetch, hub, licences, sources, tasks
 from slmkit.errors import AssetError, SlmkitError
 from slmkit.sources import DataFile, HubData
 from slmkit.tasks import financial_phrasebank
@@ -50,7 +50,7 @@ except errors.SlmkitError as error:
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache, no mirror, and a network."""
-    for name in ("SLMKIT_ASSETS", *sources.OFFLINE):
+    for name in ("SLMKIT_ASSETS", *hub.OFFLINE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("SLMKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
@@ -200,7 +200,7 @@ def test_a_disk_too_full_for_what_is_in_an_archive_keeps_nothing(
     assert everything(cache) == []
 
 
-@pytest.mark.parametrize("variable", sources.OFFLINE)
+@pytest.mark.parametrize("variable", hub.OFFLINE)
 def test_offline_refuses_to_fetch_but_not_to_read_or_copy(
     server: LoopbackServer, cache: Path, mirror: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
@@ -219,7 +219,7 @@ def test_offline_refuses_to_fetch_but_not_to_read_or_copy(
     assert sources.path(file, "rows") == cache / FILE and obtain(file) == [cache / FILE]
     assert sources.hub_paths(HUB)["train"] == [cache / "rows" / name for name in TRAIN] and server.log == []
     monkeypatch.setenv(variable, "0")
-    assert sources.offline() is None
+    assert hub.offline() is None
 
 
 def test_records_of_fetches_at_the_same_time_are_all_kept(server: LoopbackServer, cache: Path) -> None:

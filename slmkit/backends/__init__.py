@@ -13,6 +13,7 @@ import numpy as np
 
 from slmkit import assets
 from slmkit.assets import ModelSource
+from slmkit.backends import _memory
 from slmkit.backends.base import Backend, LanguageModel, check_bits
 from slmkit.errors import MissingExtra, unknown
 
@@ -119,4 +120,25 @@ def load(
     source = assets.resolve(name)
     engine = engine_for(name, backend)
     estimate.check_fits(source, bits)
-    return engine.load(prepare(source), bits=bits, adapter=Path(adapter) if adapter else None, dtype=dtype)
+    try:
+        return engine.load(prepare(source), bits=bits, adapter=Path(adapter) if adapter else None, dtype=dtype)
+    except BaseException as error:  # its frames hold what was loaded so far
+        _memory.drop_frames(error)
+        _memory.give_back()
+        raise
+
+
+def live_models() -> list[LanguageModel]:
+    """Models that are loaded and not released."""
+    return [model for model in _memory.MODELS if hasattr(model, "device")]
+
+
+def live_trainings() -> list[_memory.Training]:
+    """Trainings under way in this process."""
+    return list(_memory.TRAININGS)
+
+
+def device_bytes() -> dict[str, int]:
+    """Memory each backend holds on a GPU, by its name; backends that hold none there are left out."""
+    found = {name: get(name).device_bytes() for name in names()}
+    return {name: n_bytes for name, n_bytes in found.items() if n_bytes is not None}

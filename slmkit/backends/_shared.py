@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from slmkit.backends import _checks
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import InputError
 
@@ -53,7 +54,9 @@ def check_training(texts: Sequence[str], y: np.ndarray, n_classes: int, config: 
         raise InputError("; ".join(wrong))
 
 
-def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+def encode(
+    tokenizer: Any, texts: Sequence[str], max_length: int | None = None, context: int | None = None
+) -> list[list[int]]:
     """Token ids of each text with the tokenizer's special tokens, BOS exactly once, never an empty row.
 
     Parameters
@@ -63,8 +66,13 @@ def encode(tokenizer: Any, texts: Sequence[str], max_length: int | None = None) 
         May already begin with BOS, as a rendered chat template does.
     max_length : int or None
         Tokens kept from the beginning.
+    context : int or None
+        Tokens the model can read: never more are kept, and texts that this cuts are spoken of in the log.
     """
-    return [(row or [lone_token(tokenizer)])[:max_length] for row in _bare_rows(tokenizer, texts)]
+    rows = [(row or [lone_token(tokenizer)])[:max_length] for row in _bare_rows(tokenizer, texts)]
+    if context is not None:
+        _checks.say_cut(tokenizer, max(map(len, rows), default=0), context, "end")
+    return [row[:context] for row in rows]
 
 
 def count_tokens(tokenizer: Any, texts: Sequence[str]) -> np.ndarray:
@@ -77,6 +85,7 @@ def _bare_rows(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
         return []
     bos = tokenizer.bos_token_id
     rows = tokenizer(list(texts), padding=False, truncation=False, verbose=False)["input_ids"]
+    _checks.check_ids(tokenizer, rows)
     return [row[1:] if bos is not None and row[:2] == [bos, bos] else row for row in rows]
 
 
@@ -117,6 +126,8 @@ def pair_rows(
     contexts, both = _bare_rows(tokenizer, heads), _bare_rows(tokenizer, whole)
     width = len(continuations)
     lone = lone_token(tokenizer)
+    if max_length is not None:
+        _checks.say_cut(tokenizer, max(map(len, both), default=1) - 1, max_length, "beginning")
     return [
         [_pair(contexts[i], both[i * width + j], max_length, lone) for j in range(width)] for i in range(len(prompts))
     ]

@@ -6,18 +6,22 @@ Everything above this file sees a `LanguageModel` and a `Backend` and neither to
 
 from __future__ import annotations
 
+import logging
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from slmkit.assets import ModelSource
+from slmkit.backends import _memory
 from slmkit.errors import InputError
 
+log = logging.getLogger(__name__)
 BITS = (4, 8, 16)
 
 
@@ -83,13 +87,19 @@ Progress = Callable[[Mapping[str, Any]], None]
 
 
 class LanguageModel(ABC):
-    """A loaded, frozen model. Use it as a context manager, or call `release()`."""
+    """A loaded, frozen model. Use it as a context manager, or call `release()`; `slmkit.memory()` lists those alive."""
 
     source: ModelSource
     bits: int
     scheme: str  # how weights are stored: "bf16", "nf4-dq", "int8", "affine-g64"
     backend: str
     device: str  # "cpu", "cuda", "mps", "metal"
+    adapter: Path | None = None  # what it was loaded with
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        model = super().__new__(cls)
+        _memory.MODELS.add(model)
+        return model
 
     @abstractmethod
     def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
@@ -173,8 +183,27 @@ class LanguageModel(ABC):
         """Parameters of the base model, before quantisation; tied weights count once."""
 
     @abstractmethod
+    def _let_go(self) -> object | None:
+        """Forget the weights and what was built on them; the object that held them, or None if that was done before."""
+
+    def _empty_cache(self) -> None:  # noqa: B027 - a CPU keeps none
+        """Give the device's cached memory back."""
+
     def release(self) -> None:
-        """Let go of the weights. Safe to call twice; any later use raises `InputError`."""
+        """Give the memory back. Safe to call twice; any later use raises `InputError`.
+
+        Frames of the last exception may hold the weights, so their local variables are cleared (a traceback prints as
+        before, a post-mortem debugger no longer sees them). A warning says what holds the weights if they stay.
+        """
+        weights = self._let_go()
+        _memory.MODELS.discard(self)
+        kept = None if weights is None else weakref.ref(weights)
+        del weights
+        _memory.drop_frames(*_memory.last_exceptions())
+        _memory.give_back(self._empty_cache)
+        if kept is not None and kept() is not None:
+            names = ", ".join(_memory.holders(kept())) or "something Python cannot see"
+            log.warning("the weights of %s were released but stay in memory, held by %s", self.source.name, names)
 
     def synchronize(self) -> None:  # noqa: B027 - a CPU has nothing to wait for
         """Wait until the device has finished, so that a clock read afterwards is true. Nothing to do on a CPU."""
@@ -183,6 +212,7 @@ class LanguageModel(ABC):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        _memory.drop_frames(value)
         self.release()
 
 
@@ -190,6 +220,10 @@ class Backend(ABC):
     """An engine. One instance a file, named `BACKEND`."""
 
     name: str
+
+    def device_bytes(self) -> int | None:
+        """Memory held on a GPU at this moment, its cache included; None on a CPU, or where the engine never ran."""
+        return None
 
     @abstractmethod
     def is_available(self) -> tuple[bool, str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import logging
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slmkit.assets import ModelSource
+from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends.base import Backend, Generation, LanguageModel, LoRAConfig, Progress, check_bits
 from slmkit.errors import InputError
@@ -33,17 +34,20 @@ class TorchModel(LanguageModel):
     def __init__(self, source: ModelSource, bits: int, adapter: Path | None, dtype: str | None) -> None:
         from slmkit.backends._torch import device, loading, quantise, training
 
+        self._model: Any = None
         self._device: torch.device = device.pick_device()
         compute = device.choose_dtype(dtype, self._device)
         self.source, self.bits, self.device = source, bits, self._device.type
         self.scheme = quantise.SCHEMES.get(
             bits, {"torch.bfloat16": "bf16", "torch.float32": "fp32"}.get(str(compute), "fp16")
         )
+        loading.check_architecture(source)
         self._tokenizer: Any = loading.load_tokenizer(source)
-        self._model: Any = loading.load_module(source, bits, compute, self._device)
+        self._model = loading.load_module(source, bits, compute, self._device)
         self._weight_bytes, self._n_parameters = _count(self._model, source)
         if adapter is not None:
-            self._model = training.attach(self._model, adapter)
+            self.adapter = adapter
+            self._model = training.attach(self._model, adapter, source, self._tokenizer)
 
     def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
         from slmkit.backends._torch import packing, scoring
@@ -73,7 +77,8 @@ class TorchModel(LanguageModel):
             texts,
             pooling=pooling,
             normalise=self.source.kind == "encoder" and pooling == "mean",
-            max_length=min(max_length or self._max_length(), self._max_length()),
+            max_length=max_length,
+            context=self._max_length(),
             device=self._device,
         )
 
@@ -128,11 +133,13 @@ class TorchModel(LanguageModel):
 
         return device.peak_bytes(self._device)
 
-    def release(self) -> None:
+    def _let_go(self) -> object | None:
+        model, self._model, self._tokenizer = self._model, None, None
+        return model
+
+    def _empty_cache(self) -> None:
         from slmkit.backends._torch import device
 
-        self._model = self._tokenizer = None
-        gc.collect()
         device.empty_cache(self._device)
 
     def synchronize(self) -> None:
@@ -156,19 +163,20 @@ class TorchModel(LanguageModel):
         (ids,) = shared.encode(self._tokenizer, [prompt])
         room = self._max_length() - len(ids)
         if room < 1:
-            raise InputError(f"the prompt fills the model's context of {self._max_length()} tokens; shorten it")
+            raise _checks.no_room(len(ids), self._max_length())
+        most = min(max_new_tokens, room)
         packing.for_writing(self._model)
         ends = getattr(self._model.generation_config, "eos_token_id", None) or []
         tokens = generation.decode(
             self._model,
             ids,
-            max_new_tokens=min(max_new_tokens, room),
+            max_new_tokens=most,
             temperature=temperature,
             seed=seed,
             stop_ids={*(ends if isinstance(ends, list) else [ends]), self._tokenizer.eos_token_id},
             device=self._device,
         )
-        yield from shared.write(tokens, self._decode, stop, max_new_tokens, state)
+        yield from shared.write(tokens, self._decode, stop, most, state)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
@@ -204,6 +212,13 @@ class BnbBackend(Backend):
     def is_available(self) -> tuple[bool, str]:
         return _probe()
 
+    def device_bytes(self) -> int | None:
+        if "torch" not in sys.modules:
+            return None
+        from slmkit.backends._torch import device
+
+        return device.held_bytes(device.pick_device())
+
     def load(
         self, source: ModelSource, *, bits: int = 16, adapter: Path | None = None, dtype: str | None = None
     ) -> LanguageModel:
@@ -226,14 +241,15 @@ class BnbBackend(Backend):
         out: Path,
         callback: Progress | None = None,
     ) -> list[dict[str, float]]:
-        from slmkit.backends._torch import training
+        from slmkit.backends._torch import device, training
 
         check_bits(bits)
         if source.kind != "decoder":
             raise InputError(f"model {source.name!r} is an encoder; LoRA classification needs a decoder")
-        return training.train(
-            source, texts, y, n_classes=n_classes, bits=bits, config=config, out=out, callback=callback
-        )
+        with _memory.given_back(lambda: device.empty_cache(device.pick_device())):
+            return training.train(
+                source, texts, y, n_classes=n_classes, bits=bits, config=config, out=out, callback=callback
+            )
 
 
 @lru_cache(maxsize=1)

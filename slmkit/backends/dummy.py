@@ -136,9 +136,9 @@ class DummyModel(LanguageModel):
         """Entries of the matrix: 65,536."""
         return BUCKETS * HIDDEN
 
-    def release(self) -> None:
-        """Let go of the matrix."""
-        self._stored = None
+    def _let_go(self) -> object | None:
+        stored, self._stored = self._stored, None
+        return None if stored is None else next(iter(stored.values()))
 
 
 class DummyBackend(Backend):
@@ -158,6 +158,7 @@ class DummyBackend(Backend):
         model = DummyModel(source, check_bits(bits))
         if adapter is not None:
             _check_adapter(adapter)
+            model.adapter = adapter
         return model
 
     def train_lora(

@@ -6,6 +6,7 @@ mlx is imported when it is first needed. Encoders (BERT and the like) are not kn
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from slmkit.assets import ModelSource
+from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, check_bits
 from slmkit.errors import AssetError, InputError, MissingExtra
@@ -28,6 +30,15 @@ class MLXBackend(Backend):
 
     name = "mlx"
 
+    def device_bytes(self) -> int | None:
+        """What mlx holds on a GPU; None on a CPU, or where mlx was not imported."""
+        if "mlx.core" not in sys.modules:
+            return None
+        import mlx.core as mx
+
+        held = int(mx.get_active_memory() + mx.get_cache_memory())
+        return held if mx.default_device() == mx.gpu else None
+
     def is_available(self) -> tuple[bool, str]:
         """Import mlx and mlx-lm and quantise a matrix."""
         return _probe()
@@ -39,10 +50,13 @@ class MLXBackend(Backend):
         self._check(source, bits)
         from slmkit.backends._mlx import lora, model, weights
 
+        tokenizer = _tokenizer(source.folder)
         loaded = weights.load(source, bits, dtype)
         if adapter is not None:
-            lora.apply(loaded.net, Path(adapter), source)
-        return model.MLXModel(source, bits, loaded, _tokenizer(source.folder))
+            lora.apply(loaded.net, Path(adapter), source, tokenizer)
+        made = model.MLXModel(source, bits, loaded, tokenizer)
+        made.adapter = adapter
+        return made
 
     def count_tokens(self, source: ModelSource, texts: Sequence[str]) -> np.ndarray:
         """Tokens of each text; see `Backend.count_tokens`."""
@@ -65,26 +79,10 @@ class MLXBackend(Backend):
         """Train an adapter in mlx-lm's layout and a head; see `Backend.train_lora`."""
         self._check(source, bits)
         shared.check_training(texts, y, n_classes, config)
-        from slmkit.backends._mlx import lora, weights
+        import mlx.core as mx
 
-        loaded = weights.load(source, bits, None)
-        limit = loaded.config.get("max_position_embeddings") or config.max_length
-        rows = shared.encode(_tokenizer(source.folder), texts, min(config.max_length, limit))
-        try:
-            return lora.train(
-                loaded.net,
-                rows,
-                y,
-                n_classes=n_classes,
-                config=config,
-                source=source,
-                bits=bits,
-                out=Path(out),
-                callback=callback,
-            )
-        finally:
-            del loaded
-            _forget()
+        with _memory.given_back(mx.clear_cache):
+            return _train(source, texts, y, n_classes, bits, config, Path(out), callback)
 
     def _check(self, source: ModelSource, bits: int) -> None:
         check_bits(bits)
@@ -95,6 +93,27 @@ class MLXBackend(Backend):
         ok, reason = self.is_available()
         if not ok:
             raise MissingExtra(reason)
+        _checks.check_architecture(source.folder, None, f"mlx-lm {version('mlx-lm')}")
+
+
+def _train(
+    source: ModelSource,
+    texts: Sequence[str],
+    y: np.ndarray,
+    n_classes: int,
+    bits: int,
+    config: LoRAConfig,
+    out: Path,
+    callback: Progress | None,
+) -> list[dict[str, float]]:
+    from slmkit.backends._mlx import lora, weights
+
+    tokenizer, loaded = _tokenizer(source.folder), weights.load(source, bits, None)
+    rows = shared.encode(tokenizer, texts, config.max_length, loaded.config.get("max_position_embeddings"))
+    more: dict[str, Any] = {"config": config, "source": source, "bits": bits, "out": out, "callback": callback}
+    history = lora.train(loaded.net, rows, y, n_classes=n_classes, **more)
+    _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer)
+    return history
 
 
 @lru_cache(maxsize=1)
@@ -124,18 +143,11 @@ def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise AssetError(f"the tokenizer in {folder} cannot be read: {error}") from error
-
-
-def _forget() -> None:
-    import gc
-
-    import mlx.core as mx
-
-    gc.collect()
-    mx.clear_cache()
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AssetError(f"the tokenizer in {folder} cannot be read: {str(error)[:300]}") from error
+    _checks.check_vocabulary(tokenizer, folder)
+    return tokenizer
 
 
 BACKEND = MLXBackend()

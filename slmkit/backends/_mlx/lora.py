@@ -20,6 +20,7 @@ from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
 from slmkit.assets import ModelSource
+from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends._mlx.model import hidden_size, pool
 from slmkit.backends.base import LoRAConfig, Progress
@@ -64,15 +65,17 @@ def train(
     """
     parameters = add_lora(net, config)
     classifier = Classifier(net, n_classes, config.seed)
-    history = _run(classifier, rows, np.asarray(y), config, callback)
+    optimiser = optim.AdamW(learning_rate=config.learning_rate, weight_decay=0.0, bias_correction=True)
+    under_way = _memory.Training(source.name, "mlx", bits, lambda: _held_bytes(classifier, optimiser))
+    history = _run(classifier, optimiser, rows, np.asarray(y), config, callback)
+    del under_way
     weights = dict(tree_flatten(net.trainable_parameters()))
     if not any(bool(mx.any(array != 0)) for name, array in weights.items() if name.endswith("lora_b")):
         raise SlmkitError(f"training of {source.name} moved no adapter weight; mlx-lm cannot tune it")
     mx.save_safetensors(str(out / "adapters.safetensors"), weights)
     head = {"weight": classifier.head.weight, "bias": classifier.head.bias}
     mx.save_safetensors(str(out / "head.safetensors"), {name: array.astype(mx.float32) for name, array in head.items()})
-    facts = {"backend": "mlx", "model": source.name, "revision": source.revision, "bits": bits}
-    (out / "adapter_config.json").write_text(json.dumps(parameters | facts, indent=1), encoding="utf-8")
+    (out / "adapter_config.json").write_text(json.dumps(parameters, indent=1), encoding="utf-8")
     return history
 
 
@@ -93,13 +96,22 @@ def add_lora(net: Any, config: LoRAConfig) -> dict[str, Any]:
     return {"fine_tune_type": "lora", "num_layers": n_blocks, "lora_parameters": lora}
 
 
+def _held_bytes(classifier: Classifier, optimiser: optim.Optimizer) -> int:
+    trees = (classifier.trainable_parameters(), optimiser.state)
+    return sum(array.nbytes for tree in trees for _, array in tree_flatten(tree))
+
+
 def _run(
-    classifier: Classifier, rows: list[list[int]], y: np.ndarray, config: LoRAConfig, callback: Progress | None
+    classifier: Classifier,
+    optimiser: optim.Optimizer,
+    rows: list[list[int]],
+    y: np.ndarray,
+    config: LoRAConfig,
+    callback: Progress | None,
 ) -> list[dict[str, float]]:
     lengths = [len(row) for row in rows]
     plan = shared.training_plan(lengths, config)
     history = shared.History(len(plan), callback)
-    optimiser = optim.AdamW(learning_rate=config.learning_rate, weight_decay=0.0, bias_correction=True)
     value_and_grad = nn.value_and_grad(classifier, classifier.loss)
     classifier.train()
     for step, (epoch, batch) in enumerate(plan):
@@ -120,7 +132,7 @@ def _run(
     return history.entries
 
 
-def apply(net: nn.Module, folder: Path, source: ModelSource) -> None:
+def apply(net: nn.Module, folder: Path, source: ModelSource, tokenizer: Any) -> None:
     """Put a trained adapter on a loaded model.
 
     Raises
@@ -128,16 +140,16 @@ def apply(net: nn.Module, folder: Path, source: ModelSource) -> None:
     InputError
         An adapter of another backend, or one that does not fit this model.
     AssetError
-        Files missing or unreadable.
+        Files missing or unreadable, or trained on another model or chat template.
     """
+    _checks.check_adapter(folder, source, "mlx", tokenizer)
+    _checks.check_adapter_files(folder, ("adapter_config.json", "adapters.safetensors"))
     try:
         facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AssetError(f"{folder} is not an adapter: {error}") from error
     if "lora_parameters" not in facts:
         raise InputError(f"{folder} is not an adapter of backend mlx (its adapter_config.json has no lora_parameters)")
-    if facts.get("revision", source.revision) != source.revision:
-        log.warning("adapter is for revision %s of %s; got %s", facts["revision"], facts["model"], source.revision)
     try:
         load_adapters(net, str(folder))
     except ValueError as error:

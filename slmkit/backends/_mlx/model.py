@@ -6,7 +6,6 @@ Rows are padded on the right. Attention is causal, so padding never reaches a re
 from __future__ import annotations
 
 import copy
-import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -20,6 +19,7 @@ from mlx_lm.generate import generate_step, generation_stream, wired_limit
 from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from slmkit.assets import ModelSource
+from slmkit.backends import _checks
 from slmkit.backends import _shared as shared
 from slmkit.backends._mlx.weights import Loaded, device_name
 from slmkit.backends.base import Generation, LanguageModel
@@ -148,9 +148,10 @@ class MLXModel(LanguageModel):
         ids = shared.encode(self._tokenizer, [prompt])[0]
         room = max_new_tokens if self._limit is None else self._limit - len(ids)
         if room < 1:
-            raise InputError(f"the prompt fills the model's context of {self._limit} tokens; shorten it")
-        tokens = self._new_tokens(ids, min(max_new_tokens, room), sampler(temperature, seed))
-        return shared.write(tokens, self._decode, stop, max_new_tokens, state)
+            raise _checks.no_room(len(ids), self._limit or 0)
+        most = min(max_new_tokens, room)
+        tokens = self._new_tokens(ids, most, sampler(temperature, seed))
+        return shared.write(tokens, self._decode, stop, most, state)
 
     def _new_tokens(self, ids: list[int], max_new_tokens: int, choose: Any) -> Iterator[int]:
         with wired_limit(self._model, [generation_stream]):  # type: ignore[list-item]
@@ -167,7 +168,7 @@ class MLXModel(LanguageModel):
     def embed(self, texts: Sequence[str], *, pooling: str | None = None, max_length: int | None = None) -> np.ndarray:
         """Hidden states after the final norm, pooled; float32 (n_texts, hidden)."""
         model, pooling = self._model.model, shared.check_pooling(pooling)
-        rows = shared.encode(self._tokenizer, texts, min(filter(None, (max_length, self._limit)), default=None))
+        rows = shared.encode(self._tokenizer, texts, max_length, self._limit)
         out = np.zeros((len(rows), hidden_size(self._model)), dtype=np.float32)
         for batch in shared.length_batches([len(row) for row in rows], BATCH_TOKENS):
             some = [rows[i] for i in batch]
@@ -196,10 +197,11 @@ class MLXModel(LanguageModel):
         """Parameters of the base model before quantisation, tied weights once."""
         return self._n_parameters
 
-    def release(self) -> None:
-        """Let go of the weights and of mlx's memory cache."""
-        self._net, self._head = None, None
-        gc.collect()
+    def _let_go(self) -> object | None:
+        net, self._net, self._head = self._net, None, None
+        return net
+
+    def _empty_cache(self) -> None:
         mx.clear_cache()
 
     def peak_device_bytes(self) -> int | None:

@@ -63,6 +63,13 @@ def peak_bytes(device: torch.device) -> int | None:
     return int(torch.cuda.max_memory_allocated()) if device.type == "cuda" else None
 
 
+def held_bytes(device: torch.device) -> int | None:
+    """Memory torch holds on the device at this moment, its cache included; None on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_reserved())
+    return int(torch.mps.driver_allocated_memory()) if device.type == "mps" else None
+
+
 def empty_cache(device: torch.device) -> None:
     """Give cached device memory back."""
     if device.type == "cuda":

@@ -13,9 +13,11 @@ import transformers
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from slmkit import assets
 from slmkit.assets import ModelSource
+from slmkit.backends import _checks
 from slmkit.backends._torch import quantise, streaming
 from slmkit.errors import AssetError
 
@@ -39,7 +41,13 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"
+    _checks.check_vocabulary(tokenizer, source.folder)
     return tokenizer
+
+
+def check_architecture(source: ModelSource) -> None:
+    """Refuse a model that transformers has no class of its own for."""
+    _checks.check_architecture(source.folder, CONFIG_MAPPING_NAMES, f"transformers {transformers.__version__}")
 
 
 def load_module(source: ModelSource, bits: int, dtype: torch.dtype, device: torch.device) -> nn.Module:

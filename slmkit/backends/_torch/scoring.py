@@ -40,11 +40,12 @@ def embed(
     *,
     pooling: str,
     normalise: bool,
-    max_length: int,
+    max_length: int | None,
+    context: int,
     device: torch.device,
 ) -> np.ndarray:
     """Pooled last hidden states, float32, shape (n_texts, hidden), in the order of `texts`."""
-    ids = shared.encode(tokenizer, texts, max_length)
+    ids = shared.encode(tokenizer, texts, max_length, context)
     body, out = body_of(model), None
     for rows in shared.length_batches([len(row) for row in ids], BATCH_TOKENS):
         tokens, mask = pad([ids[i] for i in rows], tokenizer.pad_token_id, device)

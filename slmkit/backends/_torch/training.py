@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from slmkit.assets import ModelSource
+from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
 from slmkit.backends._torch import loading, prefix, scoring
@@ -27,14 +29,19 @@ from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import AssetError, InputError, SlmkitError
 
 
-def attach(model: nn.Module, adapter: Path) -> nn.Module:
+def attach(model: nn.Module, adapter: Path, source: ModelSource, tokenizer: Any) -> nn.Module:
     """The model with a saved adapter in place; `AssetError` names what does not fit."""
-    if not (adapter / "adapter_config.json").is_file():
-        raise AssetError(f"{adapter} holds no adapter (no adapter_config.json)")
+    _checks.check_adapter(adapter, source, "bnb", tokenizer)
+    _checks.check_adapter_files(adapter, ("adapter_config.json", "adapter_model.safetensors"))
+    misfit = f"the adapter in {adapter} does not fit {source.name}"
     try:
         wrapped = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise AssetError(f"the adapter in {adapter} does not fit this model: {error}") from error
+        raise AssetError(f"{misfit}: {str(error)[:300]}") from error
+    with safe_open(adapter / "adapter_model.safetensors", "pt") as stored:
+        strange = set(stored.keys()) ^ set(get_peft_model_state_dict(wrapped))
+    if strange:  # peft only warns of them
+        raise AssetError(f"{misfit}: {len(strange)} matrices have no counterpart, {min(strange)} among them")
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
@@ -58,16 +65,21 @@ def train(
     torch.manual_seed(config.seed)
     where = devices.pick_device()
     dtype = devices.choose_dtype(None, where)
+    loading.check_architecture(source)
     tokenizer = loading.load_tokenizer(source)
     model = _with_lora(loading.load_module(source, bits, dtype, where), config, dtype)
     head = nn.Linear(model.config.hidden_size, n_classes).to(where)  # float32
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
-    rows = shared.encode(tokenizer, texts, config.max_length)
+    context = getattr(model.config, "max_position_embeddings", None)
+    rows = shared.encode(tokenizer, texts, config.max_length, context)
     loop = _Loop(model, head, rows, torch.as_tensor(y), tokenizer.pad_token_id, config, where)
+    under_way = _memory.Training(source.name, "bnb", bits, loop.held_bytes)
     history = loop.run(callback)
+    del under_way
     _check_moved(model)
     model.save_pretrained(str(out), safe_serialization=True)
+    _checks.write_adapter_facts(out, source, "bnb", bits, tokenizer)
     save_file({"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}, out / "head.safetensors")
     return history
 
@@ -172,6 +184,13 @@ class _Loop:
             for parameter, master in zip(self.lora, self.masters, strict=True):
                 parameter.copy_(master)
         return total, n_tokens
+
+    def held_bytes(self) -> int:
+        """Bytes of the trained weights, their masters and gradients, and the optimiser's states."""
+        trained = [*self.masters, *self.head.parameters()]
+        states = [value for p in trained for value in self.optimiser.state[p].values() if torch.is_tensor(value)]
+        grads = [p.grad for p in trained if p.grad is not None]
+        return sum(t.numel() * t.element_size() for t in [*self.lora, *trained, *grads, *states])
 
     def _collect(self) -> None:
         for parameter, master in zip(self.lora, self.masters, strict=True):
