@@ -131,17 +131,62 @@ def _pair(context: list[int], both: list[int], max_length: int | None, lone: int
     return Pair(tuple(row[-keep:]), tuple(target))
 
 
-def distinct_reads(pairs: Sequence[Pair]) -> tuple[list[tuple[int, ...]], list[int]]:
+Place = tuple[int, int, tuple[int, ...]]  # row, position of the output that predicts the first target, targets
+
+
+def distinct_reads(pairs: Sequence[Pair], border: int | None = None) -> tuple[list[tuple[int, ...]], list[int]]:
     """Rows that must be read to score all pairs, and for each pair the index of its row.
 
     What a row's beginning predicts does not depend on its end, so a row that begins another one is not read again: all
-    one-token continuations of a prompt cost one row.
+    one-token continuations of a prompt cost one row. The exception are rows on both sides of `border` (see `alike`).
     """
+
+    def holds(row: tuple[int, ...], read: tuple[int, ...]) -> bool:
+        return row[: len(read)] == read and is_beyond(len(row), border) == is_beyond(len(read), border)
+
     kept: list[tuple[int, ...]] = []
     for read in sorted({pair.read for pair in pairs}, key=len, reverse=True):
-        if not any(longer[: len(read)] == read for longer in kept):
+        if not any(holds(longer, read) for longer in kept):
             kept.append(read)
-    return kept, [next(i for i, row in enumerate(kept) if row[: len(p.read)] == p.read) for p in pairs]
+    return kept, [next(i for i, row in enumerate(kept) if holds(row, p.read)) for p in pairs]
+
+
+def plan_reads(
+    table: Sequence[Sequence[Pair]], border: int | None = None
+) -> tuple[list[tuple[int, ...]], list[Place]]:
+    """The rows to read for all pairs of a table, and each pair's place in them, in the table's order."""
+    reads: list[tuple[int, ...]] = []
+    places: list[Place] = []
+    for pairs in table:
+        kept, owners = distinct_reads(pairs, border)
+        places += [(len(reads) + owner, pair.start, pair.target) for owner, pair in zip(owners, pairs, strict=True)]
+        reads += kept
+    return reads, places
+
+
+def is_beyond(length: int, border: int | None) -> bool:
+    """Whether a row of that many tokens is longer than the border, if there is one."""
+    return border is not None and length > border
+
+
+def alike(reads: Sequence[Sequence[int]], max_length: int | None, border: int | None) -> list[list[int]]:
+    """Indices of rows that may share their beginning, in groups.
+
+    Rows of `max_length` tokens may have lost their beginning. Rows longer than `border` are read with other rotary
+    frequencies from their first token on (LongRoPE), so that what they begin with is not what a short row begins with.
+    """
+    keys = [(max_length is not None and len(read) >= max_length, is_beyond(len(read), border)) for read in reads]
+    return [[i for i, key in enumerate(keys) if key == group] for group in sorted(set(keys))]
+
+
+def shared_beginning(rows: Sequence[Sequence[int]], starts: Sequence[int], border: int | None) -> int:
+    """Tokens with which all rows begin and that can be computed once, at most up to the first start.
+
+    A beginning that is short where the rows are beyond `border` would be read with other rotary frequencies.
+    """
+    n_shared = min(common_prefix(rows), min(starts)) if len(rows) > 1 else 0
+    crossed = not is_beyond(n_shared, border) and any(is_beyond(len(row), border) for row in rows)
+    return 0 if crossed else n_shared
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
@@ -152,7 +197,9 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
 
 
-def length_batches(lengths: Sequence[int], max_tokens: int, max_rows: int = 64) -> list[np.ndarray]:
+def length_batches(
+    lengths: Sequence[int], max_tokens: int, max_rows: int = 64, border: int | None = None
+) -> list[np.ndarray]:
     """Indices in batches of like length, the longest first, so that too much memory shows at once.
 
     Parameters
@@ -161,11 +208,14 @@ def length_batches(lengths: Sequence[int], max_tokens: int, max_rows: int = 64) 
     max_tokens : int
         Tokens in one batch, padding included. A longer row is a batch of its own.
     max_rows : int
+    border : int or None
+        Rows longer than this and rows that are not never share a batch (see `alike`).
     """
     batches: list[list[int]] = []
     for index in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable"):
         longest = lengths[batches[-1][0]] if batches else 0
-        if batches and len(batches[-1]) < max_rows and (len(batches[-1]) + 1) * longest <= max_tokens:
+        fits = len(batches[-1]) < max_rows and (len(batches[-1]) + 1) * longest <= max_tokens if batches else False
+        if fits and is_beyond(lengths[index], border) == is_beyond(longest, border):
             batches[-1].append(int(index))
         else:
             batches.append([int(index)])

@@ -53,10 +53,9 @@ class TorchModel(LanguageModel):
             return np.zeros((0, len(continuations)))
         pairs = shared.pair_rows(self._tokenizer, prompts, continuations, self._max_length())
         scorer = scoring.LabelScorer(self._model, self._tokenizer.pad_token_id, self._device)
-        if all(row[0].read[: row[0].start + 1] == pair.read[: pair.start + 1] for row in pairs for pair in row):
+        if scorer.is_simple(pairs):
             return scorer.score(*scoring.contexts_and_tails(pairs))
-        columns = [[[row[i]] for row in pairs] for i in range(len(continuations))]
-        return np.concatenate([scorer.score(*scoring.contexts_and_tails(column)) for column in columns], axis=1)
+        return scorer.score_rows(pairs, self._max_length())
 
     def embed(self, texts: Sequence[str], *, pooling: str | None = None, max_length: int | None = None) -> np.ndarray:
         from slmkit.backends._torch import scoring

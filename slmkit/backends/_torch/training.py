@@ -22,7 +22,7 @@ from torch import nn
 from slmkit.assets import ModelSource
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
-from slmkit.backends._torch import loading, prefix, scoring
+from slmkit.backends._torch import loading, prefix, scoring, traits
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import AssetError, InputError, SlmkitError
 
@@ -123,6 +123,7 @@ class _Loop:
         self.model, self.head, self.rows, self.y = model, head, rows, y.to(where)
         self.body = scoring.body_of(model.base_model.model)
         self.pad_id, self.config, self.where = pad_id, config, where
+        self.border = traits.rope_border(self.body.config)
         self.lora = [p for n, p in model.named_parameters() if "lora_" in n and p.requires_grad]
         self.masters = [p.detach().float().clone().requires_grad_(True) for p in self.lora]
         trained = [*self.masters, *head.parameters()]
@@ -149,7 +150,8 @@ class _Loop:
     def _step(self, batch: np.ndarray, rate: float) -> tuple[float, int]:
         total, n_tokens = 0.0, 0
         self.optimiser.zero_grad(set_to_none=True)
-        for part in shared.length_batches([len(self.rows[i]) for i in batch], self.config.max_batch_tokens):
+        lengths = [len(self.rows[i]) for i in batch]
+        for part in shared.length_batches(lengths, self.config.max_batch_tokens, border=self.border):
             rows = batch[part]
             ids, mask = scoring.pad([self.rows[i] for i in rows], self.pad_id, self.where)
             if self.states is None:
