@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from slmkit import catalog
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import InputError
 
@@ -84,6 +85,18 @@ def lone_token(tokenizer: Any) -> int:
     """The token that stands for an empty text: BOS, else EOS, else padding, else id 0."""
     found = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id, 0)
     return int(next(token for token in found if token is not None))
+
+
+def end_tokens(tokenizer: Any, configured: int | list[int] | None) -> set[int]:
+    """Ids at which a text ends: those of the configuration, the tokenizer's, and what ends a turn in its chat template.
+
+    A chat model that is stored without its generation_config.json would else talk on after its turn.
+    """
+    named = configured if isinstance(configured, list) else [configured]
+    added, template = tokenizer.get_added_vocab(), str(tokenizer.chat_template or "")
+    turns = {entry.family.turn_end for entry in catalog.MODELS.values()}
+    marks = [added[mark] for mark in turns if mark in added and mark in template]
+    return {int(token) for token in (*named, tokenizer.eos_token_id, *marks) if token is not None}
 
 
 @dataclass(frozen=True)

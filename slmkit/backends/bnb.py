@@ -154,14 +154,13 @@ class TorchModel(LanguageModel):
         room = self._max_length() - len(ids)
         if room < 1:
             raise InputError(f"the prompt fills the model's context of {self._max_length()} tokens; shorten it")
-        ends = getattr(self._model.generation_config, "eos_token_id", None) or []
         tokens = generation.decode(
             self._model,
             ids,
             max_new_tokens=min(max_new_tokens, room),
             temperature=temperature,
             seed=seed,
-            stop_ids={*(ends if isinstance(ends, list) else [ends]), self._tokenizer.eos_token_id},
+            stop_ids=shared.end_tokens(self._tokenizer, self._model.generation_config.eos_token_id),
             device=self._device,
         )
         yield from shared.write(tokens, self._decode, stop, max_new_tokens, state)

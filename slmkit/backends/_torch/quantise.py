@@ -71,6 +71,7 @@ class QuantEmbedding(nn.Module):
         self.num_embeddings, self.embedding_dim = state.shape
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.state, self.bits, self.dtype, self.stored_state_bytes = state, bits, dtype, 0
+        self.scale: float | None = None  # what Gemma multiplies its embeddings by, and not its head
 
     def rows(self, ids: torch.Tensor | slice) -> torch.Tensor:  # (n,) -> (n, hidden)
         packed = self.weight.view(self.num_embeddings, -1)[ids].contiguous()
@@ -82,7 +83,8 @@ class QuantEmbedding(nn.Module):
         return bnbf.dequantize_blockwise(packed.view(shape), state).to(self.dtype)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:  # (...) -> (..., hidden)
-        return self.rows(ids.reshape(-1)).view(*ids.shape, self.embedding_dim)
+        found = self.rows(ids.reshape(-1)).view(*ids.shape, self.embedding_dim)
+        return found if self.scale is None else found * torch.tensor(self.scale, dtype=found.dtype)
 
     def _apply(self, fn: Any, recurse: bool = True) -> QuantEmbedding:
         super()._apply(fn, recurse)
@@ -176,6 +178,7 @@ def _replace(
     layer: QuantEmbedding | QuantLinear
     if isinstance(module, nn.Embedding):
         layer = QuantEmbedding(weight, state, bits, dtype)
+        layer.scale = getattr(module, "scalar_embed_scale", None)
     else:
         bias = None
         if f"{name}.bias" in keys:
