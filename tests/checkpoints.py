@@ -28,15 +28,18 @@ ROLES = "{{ m['role'] }}"
 TEMPLATES = {  # as each family's format is documented; written for these tests
     "chatml": "{% for m in messages %}<|im_start|>" + ROLES + "\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}",
-    "gemma": "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else "
+    "gemma": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else "
     "m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}",
-    "llama-2": "{% for m in messages %}{% if m['role'] == 'user' %}{{ bos_token }}[INST] {{ m['content'] }} [/INST]"
+    "llama-2": "{% for m in messages %}{% if m['role'] == 'system' %}{{ bos_token }}[INST] <<SYS>>\n{{ m['content'] }}\n"
+    "<</SYS>>\n\n{% elif m['role'] == 'user' %}{% if loop.index0 == 0 or messages[loop.index0 - 1]['role'] != 'system' "
+    "%}{{ bos_token }}[INST] {% endif %}{{ m['content'] }} [/INST]"
     "{% else %} {{ m['content'] }} {{ eos_token }}{% endif %}{% endfor %}",
     "llama-3": "{{ bos_token }}{% for m in messages %}<|start_header_id|>" + ROLES + "<|end_header_id|>\n\n"
     "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
-    "mistral": "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }}[/INST]"
+    "mistral": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('roles must alternate') }}{% endif %}{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }}[/INST]"
     "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}",
     "phi-3": "{% for m in messages %}<|" + ROLES + "|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
@@ -138,8 +141,11 @@ def make(case: Case, folder: Path) -> ModelSource:
     model = getattr(transformers, entry.architecture.class_name)(config)
     for name, parameter in model.named_parameters():
         scale = 0.25 if parameter.dim() > 1 else 0.1
-        noise = torch.randn_like(parameter) * scale * (0.3 if "embed" in name else 1.0)
+        noise = torch.randn_like(parameter) * scale
         parameter.data = noise if parameter.dim() > 1 else parameter.data + noise
+    if entry.kind == "decoder":  # no token is written that the tokenizer does not know
+        for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+            table.weight.data[len(tokenizer) :] = 0
     model.to(torch.bfloat16).eval().save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
     (folder / "generation_config.json").unlink(missing_ok=True)

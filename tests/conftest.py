@@ -30,6 +30,10 @@ CHAT_TEMPLATE = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-conformance", action="store_true", help="write the README's table of architectures anew")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def closed_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache folder of the tests' own, the hub switched off, and sockets that reach this machine only."""

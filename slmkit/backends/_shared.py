@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,31 @@ def end_tokens(tokenizer: Any, configured: int | list[int] | None) -> set[int]:
     turns = {entry.family.turn_end for entry in catalog.MODELS.values()}
     marks = [added[mark] for mark in turns if mark in added and mark in template]
     return {int(token) for token in (*named, tokenizer.eos_token_id, *marks) if token is not None}
+
+
+def chat_prompt(tokenizer: Any, messages: Sequence[Mapping[str, str]], name: str) -> str:
+    """Messages in the model's own template, ready for its answer.
+
+    Where the template takes no system message (Gemma, Mistral), that message opens the first turn of the user.
+
+    Raises `InputError` for a model without template, and for messages that its template refuses.
+    """
+    if not tokenizer.chat_template:
+        raise InputError(f"model {name!r} has no chat template; give it plain text")
+    from jinja2.exceptions import TemplateError  # comes with both engines and is not needed without one
+
+    turns = [dict(message) for message in messages]
+    try:
+        return _rendered(tokenizer, turns)
+    except TemplateError as error:
+        if [turn["role"] for turn in turns[:2]] != ["system", "user"]:
+            raise InputError(f"the chat template of {name!r} refuses these messages: {error}") from error
+    first = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
+    return chat_prompt(tokenizer, [first, *turns[2:]], name)
+
+
+def _rendered(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
 
 
 @dataclass(frozen=True)

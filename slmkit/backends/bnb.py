@@ -108,11 +108,7 @@ class TorchModel(LanguageModel):
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         self._check("render a chat")
-        if not self._tokenizer.chat_template:
-            raise InputError(f"model {self.source.name!r} has no chat template; give it plain text")
-        return str(
-            self._tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
-        )
+        return shared.chat_prompt(self._tokenizer, messages, self.source.name)
 
     def weight_bytes(self) -> int:
         return self._weight_bytes

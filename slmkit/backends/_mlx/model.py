@@ -194,9 +194,7 @@ class MLXModel(LanguageModel):
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Render messages with the model's own template, ready for its answer."""
         self._check_alive()
-        if not self._tokenizer.chat_template:
-            raise InputError(f"model {self.source.name!r} has no chat template; give it a plain prompt")
-        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        return shared.chat_prompt(self._tokenizer, messages, self.source.name)
 
     def weight_bytes(self) -> int:
         """Bytes of the base model's weights as stored; an adapter is not counted."""

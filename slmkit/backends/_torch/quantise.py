@@ -57,6 +57,11 @@ class QuantLinear(nn.Linear):
             out = _Matmul8.apply(x, self.weight, self.state)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
+    def dequantised(self) -> torch.Tensor:  # (out, in)
+        if self.bits == 4:
+            return bnbf.dequantize_4bit(self.weight, self.state)
+        return bnbf.dequantize_blockwise(self.weight, self.state)
+
     def _apply(self, fn: Any, recurse: bool = True) -> QuantLinear:
         super()._apply(fn, recurse)
         self.state.to(self.weight.device)
@@ -81,6 +86,9 @@ class QuantEmbedding(nn.Module):
         if self.bits == 4:
             return bnbf.dequantize_4bit(packed.view(-1, 1), state).to(self.dtype)
         return bnbf.dequantize_blockwise(packed.view(shape), state).to(self.dtype)
+
+    def dequantised(self) -> torch.Tensor:  # (vocabulary, hidden)
+        return self.rows(slice(None))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:  # (...) -> (..., hidden)
         found = self.rows(ids.reshape(-1)).view(*ids.shape, self.embedding_dim)

@@ -29,17 +29,22 @@ from slmkit.errors import AssetError, InputError, SlmkitError
 
 def attach(model: nn.Module, adapter: Path) -> nn.Module:
     """The model with a saved adapter in place; `AssetError` names what does not fit."""
-    if not (adapter / "adapter_config.json").is_file():
-        raise AssetError(f"{adapter} holds no adapter (no adapter_config.json)")
-    try:
-        wrapped = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
-    except (ValueError, RuntimeError, OSError, KeyError) as error:
-        raise AssetError(f"the adapter in {adapter} does not fit this model: {error}") from error
+    wrapped = with_adapter(model, adapter)
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(dtype)
     return wrapped.base_model.model.eval().requires_grad_(False)
+
+
+def with_adapter(model: nn.Module, adapter: Path) -> PeftModel:
+    """PEFT's model around a saved adapter; `AssetError` names what does not fit."""
+    if not (adapter / "adapter_config.json").is_file():
+        raise AssetError(f"{adapter} holds no adapter (no adapter_config.json)")
+    try:
+        return PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
+    except (ValueError, RuntimeError, OSError, KeyError) as error:
+        raise AssetError(f"the adapter in {adapter} does not fit this model: {error}") from error
 
 
 def train(
