@@ -22,7 +22,7 @@ from slmkit.catalog import ModelEntry
 
 SMALL = {"hidden": 128, "layers": 2, "heads": 4, "kv_heads": 4, "head_dim": 32, "inner": 192, "vocab": 1280}
 CONTEXT = 512
-BORDER = 40  # tokens up to which a LongRoPE model uses its short factors; texts of the tests are longer and shorter
+BORDER = 20  # tokens up to which a LongRoPE model uses its short factors; texts of the tests are longer and shorter
 WINDOW = 12  # tokens a sliding window sees; the texts of the tests are longer
 ROLES = "{{ m['role'] }}"
 TEMPLATES = {  # as each family's format is documented; written for these tests

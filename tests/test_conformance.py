@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import CASES, WINDOW, Case, make
-from safetensors.numpy import load_file
+from checkpoints import BORDER, CASES, WINDOW, Case, make
+from safetensors.torch import load_file
 from tools import conformance_table as table
 
 import slmkit
@@ -35,7 +35,7 @@ LABELS = [" spam", " ham and flowers"]
 CHAT = [{"role": "user", "content": "Is this fraud?"}]
 Y = ["fraud", "ham", "ham", "fraud"]
 NATS = 2e-3  # tolerance on a log-likelihood of tens of nats, computed in float32
-ADAPTED_NATS = 0.05  # the same between float32 weights and packed ones, which round on the way
+ADAPTED_NATS = 0.01  # the same between merged weights and an adapter on packed ones
 FOUND: table.Found = {}
 
 
@@ -118,14 +118,15 @@ class Reference:
 
         body = self.model.get_decoder() if self.model.can_generate() else self.model
         with torch.inference_mode():
-            return np.array(body(torch.tensor([ids])).last_hidden_state[0])
+            return np.asarray(body(torch.tensor([ids])).last_hidden_state[0].numpy())
 
     def logprobs(self, ids: list[int]) -> np.ndarray:
         """Log-probabilities (T, V) of what follows each token."""
         import torch
 
         with torch.inference_mode():
-            return np.array(torch.log_softmax(self.model(torch.tensor([ids]), use_cache=False).logits[0].double(), -1))
+            logits = self.model(torch.tensor([ids]), use_cache=False).logits[0]
+            return np.asarray(torch.log_softmax(logits.double(), -1).numpy())
 
     def loglikelihood(self, prompts: list[str], continuations: list[str]) -> np.ndarray:
         out = np.zeros((len(prompts), len(continuations)))
@@ -267,29 +268,29 @@ def test_exactly_one_bos_with_and_without_template(decoder: Cell) -> None:
 
 @trait("generate")
 def test_text_is_the_likeliest_and_the_stream_joins_to_it(decoder: Cell) -> None:
-    for prompt in (PROMPTS[0], PROMPTS[2]):  # of the latter the text grows over window and border
-        n = 40 if prompt == PROMPTS[2] else 6
+    for prompt, n in ((PROMPTS[0], 4), (PROMPTS[2], 14)):
+        assert (len(decoder.reference.ids(prompt)) <= BORDER < len(decoder.reference.ids(prompt)) + n) == (n == 14)
         (found,) = decoder.endless.generate([prompt], n)
         wanted = decoder.reference.tokenizer.decode(decoder.reference.greedy(prompt, n), skip_special_tokens=True)
         assert found.text == wanted != ""
         assert (found.finish_reason, found.n_new_tokens) == ("length", n)
-        assert "".join(decoder.endless.stream(prompt, n)) == wanted
+    assert "".join(decoder.endless.stream(prompt, n)) == wanted
 
 
 @trait("generate")
 def test_text_ends_before_a_stop_string(decoder: Cell) -> None:
     model = decoder.endless
-    (whole,) = model.generate([PROMPTS[0]], 12)
-    stop = whole.text[3:5]
-    (cut,) = model.generate([PROMPTS[0]], 12, stop=[stop])
+    (whole,) = model.generate([PROMPTS[0]], 8)
+    stop = whole.text[2:4]
+    (cut,) = model.generate([PROMPTS[0]], 8, stop=[stop])
     assert cut.text == whole.text[: whole.text.index(stop)] and cut.finish_reason == "stop"
-    assert "".join(model.stream(PROMPTS[0], 12, stop=[stop])) == cut.text
+    assert "".join(model.stream(PROMPTS[0], 8, stop=[stop])) == cut.text
 
 
 @trait("generate")
 def test_text_ends_at_every_end_token_of_the_config(decoder: Cell) -> None:
     tokens = decoder.reference.greedy(PROMPTS[0], 6)
-    at = next(i for i in range(5, 0, -1) if tokens.index(tokens[i]) == i)
+    at = max(tokens.index(token) for token in tokens)
     unused = next(i for i in range(len(decoder.reference.tokenizer)) if i not in tokens)
     (found,) = decoder.load(decoder.variant(config={"eos_token_id": [unused, tokens[at]]})).generate([PROMPTS[0]], 6)
     assert (found.finish_reason, found.n_new_tokens) == ("stop", at)
@@ -341,7 +342,7 @@ def test_a_classifier_comes_back_from_its_folder_with_its_head(cell: Cell) -> No
 @trait("LoRA")
 def test_lora_moves_the_intended_layers_of_every_block_and_no_other(decoder: Cell) -> None:
     (path,) = [p for p in decoder.adapter.glob("*.safetensors") if p.name != "head.safetensors"]
-    arrays = {name.lower(): array for name, array in load_file(path).items()}
+    arrays = {name.lower(): array for name, array in load_file(path).items()}  # torch's: NumPy has no bfloat16
     moved = [name.split(".lora_b")[0].split(".") for name, array in arrays.items() if ".lora_b" in name and array.any()]
     found = {(next(int(part) for part in parts if part.isdigit()), parts[-1]) for parts in moved}
     assert found == set(product(range(decoder.case.shrunk().layers), decoder.targets))
@@ -355,13 +356,15 @@ def test_the_loss_of_lora_on_four_bits_falls(decoder: Cell) -> None:
 
 
 @trait("merged")
-def test_a_merged_model_scores_as_the_adapter_does(decoder: Cell, tmp_path: Path) -> None:
+def test_a_merged_model_scores_as_the_adapter_does(decoder: Cell) -> None:
     if decoder.backend == "bnb":
         from slmkit.backends._torch.merging import merge
     else:
         from slmkit.backends._mlx.merging import merge
-    merge(decoder.source, 4, decoder.adapter, tmp_path)
-    merged = decoder.load(ModelSource(str(tmp_path), tmp_path, "merged", "decoder", False))
+    out = decoder.folder / "merged"
+    out.mkdir()
+    merge(decoder.source, 4, decoder.adapter, out)
+    merged = decoder.load(ModelSource(str(out), out, "merged", "decoder", False))
     adapted, plain = (decoder.load(bits=4, adapter=adapter) for adapter in (decoder.adapter, None))
     wanted = adapted.loglikelihood(PROMPTS, LABELS)
     np.testing.assert_allclose(merged.loglikelihood(PROMPTS, LABELS), wanted, atol=ADAPTED_NATS)
