@@ -1,8 +1,8 @@
 """Small random checkpoints of every architecture slmkit knows, with the traits that make each of them what it is.
 
-A checkpoint is a model of the catalog with its sizes shrunk: the config.json is `catalog.config_values` of the entry, in
-the form that published files have, the weights come from transformers' own class, and a small real tokenizer brings the
-special tokens and the chat template of the family.
+A checkpoint is a model of the catalog with its sizes shrunk: the config.json is `catalog.config_values` of the entry,
+in the form that published files have, the weights come from transformers' own class, and a small real tokenizer brings
+the special tokens and the chat template of the family.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ TEMPLATES = {  # as each family's format is documented; written for these tests
     "{{ bos_token }}{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else "
     "m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
     "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}",
-    "llama-2": "{% for m in messages %}{% if m['role'] == 'system' %}{{ bos_token }}[INST] <<SYS>>\n{{ m['content'] }}\n"
-    "<</SYS>>\n\n{% elif m['role'] == 'user' %}{% if loop.index0 == 0 or messages[loop.index0 - 1]['role'] != 'system' "
-    "%}{{ bos_token }}[INST] {% endif %}{{ m['content'] }} [/INST]"
-    "{% else %} {{ m['content'] }} {{ eos_token }}{% endif %}{% endfor %}",
+    "llama-2": "{% for m in messages %}{% if m['role'] == 'system' %}{{ bos_token }}[INST] <<SYS>>\n"
+    "{{ m['content'] }}\n<</SYS>>\n\n{% elif m['role'] == 'user' %}"
+    "{{ '' if loop.index0 == 1 and messages[0]['role'] == 'system' else bos_token + '[INST] ' }}"
+    "{{ m['content'] }} [/INST]{% else %} {{ m['content'] }} {{ eos_token }}{% endif %}{% endfor %}",
     "llama-3": "{{ bos_token }}{% for m in messages %}<|start_header_id|>" + ROLES + "<|end_header_id|>\n\n"
     "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}",
-    "mistral": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('roles must alternate') }}{% endif %}{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }}[/INST]"
+    "mistral": "{% if messages[0]['role'] == 'system' %}{{ raise_exception('roles must alternate') }}{% endif %}"
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }}[/INST]"
     "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}",
     "phi-3": "{% for m in messages %}<|" + ROLES + "|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}",
@@ -139,7 +140,7 @@ def make(case: Case, folder: Path) -> ModelSource:
     config = transformers.AutoConfig.for_model(**values)
     torch.manual_seed(len(case.name))
     model = getattr(transformers, entry.architecture.class_name)(config)
-    for name, parameter in model.named_parameters():
+    for parameter in model.parameters():
         scale = 0.25 if parameter.dim() > 1 else 0.1
         noise = torch.randn_like(parameter) * scale
         parameter.data = noise if parameter.dim() > 1 else parameter.data + noise
@@ -197,4 +198,3 @@ def _byte_level(entry: ModelEntry) -> Any:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{f"{kind}_token": t for kind, t in names.items()})
     fast.chat_template = TEMPLATES[family.template]
     return fast
-

@@ -17,8 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import BORDER, CASES, WINDOW, Case, make
-from safetensors.torch import load_file
-from tools import conformance_table as table
 
 import slmkit
 from slmkit import backends
@@ -27,6 +25,7 @@ from slmkit.backends import _shared as shared
 from slmkit.backends.base import LanguageModel
 from slmkit.classify import EmbeddingClassifier, LoRAClassifier
 from slmkit.errors import InputError
+from tools import conformance_table as table
 
 BANK = "The bank wrote to you about your account: please confirm your password at the link below"
 TEXTS = [f"{BANK}, or your card will be blocked today.", "See you at lunch tomorrow.", "Call now!", f"{BANK} {BANK}."]
@@ -341,8 +340,10 @@ def test_a_classifier_comes_back_from_its_folder_with_its_head(cell: Cell) -> No
 
 @trait("LoRA")
 def test_lora_moves_the_intended_layers_of_every_block_and_no_other(decoder: Cell) -> None:
+    from safetensors.torch import load_file  # NumPy has no bfloat16
+
     (path,) = [p for p in decoder.adapter.glob("*.safetensors") if p.name != "head.safetensors"]
-    arrays = {name.lower(): array for name, array in load_file(path).items()}  # torch's: NumPy has no bfloat16
+    arrays = {name.lower(): array for name, array in load_file(path).items()}
     moved = [name.split(".lora_b")[0].split(".") for name, array in arrays.items() if ".lora_b" in name and array.any()]
     found = {(next(int(part) for part in parts if part.isdigit()), parts[-1]) for parts in moved}
     assert found == set(product(range(decoder.case.shrunk().layers), decoder.targets))
@@ -378,10 +379,9 @@ def test_the_readme_shows_what_the_checks_found(pytestconfig: pytest.Config) -> 
     shown = table.read()
     assert list(shown) == [case.name for case in CASES]
     wrong = [
-        f"{name} on {backend}: {column} is {value!r} here and {table.claim(shown[name], backend, column)!r} in the README"
+        f"{name} on {backend}: {column} is {value!r} here, {table.claim(shown[name], backend, column)!r} in the README"
         for (name, backend), results in FOUND.items()
         for column, value in results.items()
         if table.claim(shown[name], backend, column) != value
     ]
     assert not wrong, "\n".join([*wrong, "write the table anew with: python -m tools.conformance_table"])
-

@@ -94,7 +94,7 @@ def end_tokens(tokenizer: Any, configured: int | list[int] | None) -> set[int]:
     """
     named = configured if isinstance(configured, list) else [configured]
     added, template = tokenizer.get_added_vocab(), str(tokenizer.chat_template or "")
-    turns = {entry.family.turn_end for entry in catalog.MODELS.values()}
+    turns = {entry.family.turn_end or "" for entry in catalog.MODELS.values()}
     marks = [added[mark] for mark in turns if mark in added and mark in template]
     return {int(token) for token in (*named, tokenizer.eos_token_id, *marks) if token is not None}
 
@@ -189,9 +189,7 @@ def distinct_reads(pairs: Sequence[Pair], border: int | None = None) -> tuple[li
     return kept, [next(i for i, row in enumerate(kept) if holds(row, p.read)) for p in pairs]
 
 
-def plan_reads(
-    table: Sequence[Sequence[Pair]], border: int | None = None
-) -> tuple[list[tuple[int, ...]], list[Place]]:
+def plan_reads(table: Sequence[Sequence[Pair]], border: int | None = None) -> tuple[list[tuple[int, ...]], list[Place]]:
     """The rows to read for all pairs of a table, and each pair's place in them, in the table's order."""
     reads: list[tuple[int, ...]] = []
     places: list[Place] = []

@@ -1,1 +1,1 @@
-"""The parts of the mlx backend: weights on disk, the loaded model, training, architectures mlx-lm lacks or misreads."""
+"""The parts of the mlx backend: weights on disk, the model, training, architectures mlx-lm lacks or misreads."""

@@ -1,6 +1,7 @@
 """Gemma for mlx-lm: its own, with the tanh form of GELU that the models were trained with.
 
-The published config.json says "gelu" and means the approximation (so does transformers); mlx-lm computes the exact form.
+The published config.json says "gelu" and means the approximation (transformers does so too); mlx-lm 0.32 computes the
+exact form.
 """
 
 from __future__ import annotations

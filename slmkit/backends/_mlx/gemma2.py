@@ -23,6 +23,8 @@ class ModelArgs(gemma2.ModelArgs):
 class Gemma2Model(gemma2.GemmaModel):
     """Blocks that slide and blocks that see everything, in turn unless the config says otherwise."""
 
+    args: ModelArgs
+
     @property
     def windows(self) -> windows.Windows:
         """Window of each block."""

@@ -1,7 +1,7 @@
 """Phi-3 for mlx-lm: its own, with the sliding window of the config.json and both lists of LongRoPE factors.
 
 mlx-lm 0.32 reads every text with the long factors. The models were made to read a text of up to
-`original_max_position_embeddings` tokens with the short ones (Ding et al. 2024, arXiv 2402.13753), as transformers does.
+`original_max_position_embeddings` tokens with the short ones (Ding et al. 2024, arXiv 2402.13753); transformers does.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ class LongRoPE(nn.Module):
 
 class Phi3Model(phi3.Phi3Model):
     """Blocks that all see the same number of tokens."""
+
+    args: ModelArgs
 
     @property
     def windows(self) -> windows.Windows:

@@ -86,7 +86,7 @@ class LabelScorer:
     def score_rows(self, table: Sequence[Sequence[shared.Pair]], max_length: int) -> np.ndarray:
         """Log-likelihoods in nats, float64, (n_prompts, n_continuations); every row is read from end to end.
 
-        For contexts that differ between continuations, and for models whose numbers depend on a row's length (`traits`).
+        For contexts that differ between continuations, and for models whose numbers depend on the length (`traits`).
         """
         reads, places = shared.plan_reads(table, self.border)
         out = np.zeros(len(places))
