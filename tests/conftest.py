@@ -30,6 +30,10 @@ CHAT_TEMPLATE = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-conformance", action="store_true", help="write the README's table of architectures anew")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def closed_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache folder of the tests' own, the hub switched off, and sockets that reach this machine only."""
@@ -77,7 +81,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, closed_world: None) -
     from transformers import BertConfig, BertModel
 
     folder = tmp_path_factory.mktemp("tiny-encoder")
-    tokenizer = _wordpiece()
+    tokenizer = wordpiece()
     tokenizer.save_pretrained(folder)
     torch.manual_seed(1)
     config = BertConfig(
@@ -145,7 +149,8 @@ def _byte_level_bpe(chat: bool) -> Any:
     return fast
 
 
-def _wordpiece() -> Any:
+def wordpiece() -> Any:
+    """A lower-casing WordPiece tokenizer learned on `TEXT`, as BERT has."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

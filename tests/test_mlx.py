@@ -35,7 +35,7 @@ def test_mlx_gets_the_settings_transformers_5_moved(mlx: Backend) -> None:
     wanted = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "sliding_window_pattern": 6}
     assert settings_for_mlx({"rope_parameters": gemma, "layer_types": layers}) == wanted
     scaled = settings_for_mlx({"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0}})
-    assert scaled["rope_scaling"] == {"rope_type": "llama3", "factor": 8.0}
+    assert scaled["rope_scaling"] == {"rope_type": "llama3", "type": "llama3", "factor": 8.0}
 
 
 def test_mlx_keeps_its_quantised_copy(mlx: Backend, tiny_decoder: ModelSource) -> None:

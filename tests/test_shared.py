@@ -9,6 +9,9 @@ import pytest
 
 from slmkit.backends import _shared as shared
 from slmkit.backends.base import LoRAConfig
+from slmkit.errors import InputError
+
+TemplateError = pytest.importorskip("jinja2.exceptions").TemplateError
 
 
 def test_batches_hold_every_row_once_within_their_budget() -> None:
@@ -43,3 +46,55 @@ def test_a_stop_string_over_two_tokens_is_never_let_out() -> None:
 def test_tests_cannot_reach_the_network() -> None:
     with socket.socket() as client, pytest.raises(OSError, match="tests must not use the network"):
         client.connect(("192.0.2.1", 80))
+
+
+def test_rows_on_both_sides_of_a_border_are_read_apart() -> None:
+    batches = shared.length_batches([9, 8, 4, 3, 2], max_tokens=100, border=4)
+    assert [b.tolist() for b in batches] == [[0, 1], [2, 3, 4]]
+    short, long = shared.Pair((1, 2, 3), (3, 9)), shared.Pair((1, 2, 3, 4, 5), (4, 5, 6))
+    assert shared.plan_reads([[short, long]])[0] == [long.read]
+    reads, places = shared.plan_reads([[short, long]], border=4)
+    assert reads == [long.read, short.read]
+    assert [row for row, _, _ in places] == [1, 0]
+    assert shared.alike(reads, max_length=None, border=4) == [[1], [0]]
+    assert shared.alike([(1,), (1, 2)], max_length=2, border=None) == [[0], [1]]
+
+
+def test_a_short_beginning_is_not_shared_by_rows_beyond_the_border() -> None:
+    rows = [(1, 2, 3, 4, 5), (1, 2, 3, 9, 9)]
+    assert shared.shared_beginning(rows, [4, 4], border=None) == 3
+    assert shared.shared_beginning(rows, [4, 4], border=5) == 3
+    assert shared.shared_beginning(rows, [4, 4], border=4) == 0
+    assert shared.shared_beginning(rows, [4, 4], border=2) == 3
+    assert shared.shared_beginning(rows[:1], [4], border=None) == 0
+
+
+class Templated:
+    """A tokenizer whose template takes the roles it is told."""
+
+    chat_template = "user: <end_of_turn>"
+    eos_token_id = 7
+
+    def __init__(self, *roles: str) -> None:
+        self.roles = roles
+
+    def get_added_vocab(self) -> dict[str, int]:
+        return {"<end_of_turn>": 5, "<|im_end|>": 6}
+
+    def apply_chat_template(self, turns: list[dict[str, str]], **_: object) -> str:
+        if wrong := [turn["role"] for turn in turns if turn["role"] not in self.roles]:
+            raise TemplateError(f"no {wrong[0]}")
+        return "|".join(f"{turn['role']}:{turn['content']}" for turn in turns)
+
+
+def test_a_system_message_opens_the_users_turn_where_the_template_takes_none() -> None:
+    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Hello"}]
+    assert shared.chat_prompt(Templated("system", "user"), turns, "x") == "system:Be short.|user:Hello"
+    assert shared.chat_prompt(Templated("user"), turns, "x") == "user:Be short.\n\nHello"
+    with pytest.raises(InputError, match="the chat template of 'x' refuses these messages: no tool"):
+        shared.chat_prompt(Templated("user"), [{"role": "tool", "content": ""}], "x")
+
+
+def test_a_text_ends_where_its_config_tokenizer_or_template_says() -> None:
+    assert shared.end_tokens(Templated(), [1, 2]) == {1, 2, 5, 7}
+    assert shared.end_tokens(Templated(), None) == {5, 7}

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from slmkit import catalog
 from slmkit.backends import _checks
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import InputError
@@ -95,6 +96,43 @@ def lone_token(tokenizer: Any) -> int:
     return int(next(token for token in found if token is not None))
 
 
+def end_tokens(tokenizer: Any, configured: int | list[int] | None) -> set[int]:
+    """Ids at which a text ends: those of the configuration, the tokenizer's, and what ends a turn in its chat template.
+
+    A chat model that is stored without its generation_config.json would else talk on after its turn.
+    """
+    named = configured if isinstance(configured, list) else [configured]
+    added, template = tokenizer.get_added_vocab(), str(tokenizer.chat_template or "")
+    turns = {entry.family.turn_end or "" for entry in catalog.MODELS.values()}
+    marks = [added[mark] for mark in turns if mark in added and mark in template]
+    return {int(token) for token in (*named, tokenizer.eos_token_id, *marks) if token is not None}
+
+
+def chat_prompt(tokenizer: Any, messages: Sequence[Mapping[str, str]], name: str) -> str:
+    """Messages in the model's own template, ready for its answer.
+
+    Where the template takes no system message (Gemma, Mistral), that message opens the first turn of the user.
+
+    Raises `InputError` for a model without template, and for messages that its template refuses.
+    """
+    if not tokenizer.chat_template:
+        raise InputError(f"model {name!r} has no chat template; give it plain text")
+    from jinja2.exceptions import TemplateError  # comes with both engines and is not needed without one
+
+    turns = [dict(message) for message in messages]
+    try:
+        return _rendered(tokenizer, turns)
+    except TemplateError as error:
+        if [turn["role"] for turn in turns[:2]] != ["system", "user"]:
+            raise InputError(f"the chat template of {name!r} refuses these messages: {error}") from error
+    first = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
+    return chat_prompt(tokenizer, [first, *turns[2:]], name)
+
+
+def _rendered(tokenizer: Any, turns: list[dict[str, str]]) -> str:
+    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+
 @dataclass(frozen=True)
 class Pair:
     """One continuation after one prompt: what the model reads, and the tokens it must predict at its end."""
@@ -142,17 +180,60 @@ def _pair(context: list[int], both: list[int], max_length: int | None, lone: int
     return Pair(tuple(row[-keep:]), tuple(target))
 
 
-def distinct_reads(pairs: Sequence[Pair]) -> tuple[list[tuple[int, ...]], list[int]]:
+Place = tuple[int, int, tuple[int, ...]]  # row, position of the output that predicts the first target, targets
+
+
+def distinct_reads(pairs: Sequence[Pair], border: int | None = None) -> tuple[list[tuple[int, ...]], list[int]]:
     """Rows that must be read to score all pairs, and for each pair the index of its row.
 
     What a row's beginning predicts does not depend on its end, so a row that begins another one is not read again: all
-    one-token continuations of a prompt cost one row.
+    one-token continuations of a prompt cost one row. The exception are rows on both sides of `border` (see `alike`).
     """
+
+    def holds(row: tuple[int, ...], read: tuple[int, ...]) -> bool:
+        return row[: len(read)] == read and is_beyond(len(row), border) == is_beyond(len(read), border)
+
     kept: list[tuple[int, ...]] = []
     for read in sorted({pair.read for pair in pairs}, key=len, reverse=True):
-        if not any(longer[: len(read)] == read for longer in kept):
+        if not any(holds(longer, read) for longer in kept):
             kept.append(read)
-    return kept, [next(i for i, row in enumerate(kept) if row[: len(p.read)] == p.read) for p in pairs]
+    return kept, [next(i for i, row in enumerate(kept) if holds(row, p.read)) for p in pairs]
+
+
+def plan_reads(table: Sequence[Sequence[Pair]], border: int | None = None) -> tuple[list[tuple[int, ...]], list[Place]]:
+    """The rows to read for all pairs of a table, and each pair's place in them, in the table's order."""
+    reads: list[tuple[int, ...]] = []
+    places: list[Place] = []
+    for pairs in table:
+        kept, owners = distinct_reads(pairs, border)
+        places += [(len(reads) + owner, pair.start, pair.target) for owner, pair in zip(owners, pairs, strict=True)]
+        reads += kept
+    return reads, places
+
+
+def is_beyond(length: int, border: int | None) -> bool:
+    """Whether a row of that many tokens is longer than the border, if there is one."""
+    return border is not None and length > border
+
+
+def alike(reads: Sequence[Sequence[int]], max_length: int | None, border: int | None) -> list[list[int]]:
+    """Indices of rows that may share their beginning, in groups.
+
+    Rows of `max_length` tokens may have lost their beginning. Rows longer than `border` are read with other rotary
+    frequencies from their first token on (LongRoPE), so that what they begin with is not what a short row begins with.
+    """
+    keys = [(max_length is not None and len(read) >= max_length, is_beyond(len(read), border)) for read in reads]
+    return [[i for i, key in enumerate(keys) if key == group] for group in sorted(set(keys))]
+
+
+def shared_beginning(rows: Sequence[Sequence[int]], starts: Sequence[int], border: int | None) -> int:
+    """Tokens with which all rows begin and that can be computed once, at most up to the first start.
+
+    A beginning that is short where the rows are beyond `border` would be read with other rotary frequencies.
+    """
+    n_shared = min(common_prefix(rows), min(starts)) if len(rows) > 1 else 0
+    crossed = not is_beyond(n_shared, border) and any(is_beyond(len(row), border) for row in rows)
+    return 0 if crossed else n_shared
 
 
 def common_prefix(rows: Sequence[Sequence[int]]) -> int:
@@ -163,7 +244,9 @@ def common_prefix(rows: Sequence[Sequence[int]]) -> int:
     return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
 
 
-def length_batches(lengths: Sequence[int], max_tokens: int, max_rows: int = 64) -> list[np.ndarray]:
+def length_batches(
+    lengths: Sequence[int], max_tokens: int, max_rows: int = 64, border: int | None = None
+) -> list[np.ndarray]:
     """Indices in batches of like length, the longest first, so that too much memory shows at once.
 
     Parameters
@@ -172,11 +255,14 @@ def length_batches(lengths: Sequence[int], max_tokens: int, max_rows: int = 64) 
     max_tokens : int
         Tokens in one batch, padding included. A longer row is a batch of its own.
     max_rows : int
+    border : int or None
+        Rows longer than this and rows that are not never share a batch (see `alike`).
     """
     batches: list[list[int]] = []
     for index in np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable"):
         longest = lengths[batches[-1][0]] if batches else 0
-        if batches and len(batches[-1]) < max_rows and (len(batches[-1]) + 1) * longest <= max_tokens:
+        fits = len(batches[-1]) < max_rows and (len(batches[-1]) + 1) * longest <= max_tokens if batches else False
+        if fits and is_beyond(lengths[index], border) == is_beyond(longest, border):
             batches[-1].append(int(index))
         else:
             batches.append([int(index)])

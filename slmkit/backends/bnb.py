@@ -58,10 +58,9 @@ class TorchModel(LanguageModel):
             return np.zeros((0, len(continuations)))
         pairs = shared.pair_rows(self._tokenizer, prompts, continuations, self._max_length())
         scorer = scoring.LabelScorer(self._model, self._tokenizer.pad_token_id, self._device)
-        if all(row[0].read[: row[0].start + 1] == pair.read[: pair.start + 1] for row in pairs for pair in row):
+        if scorer.is_simple(pairs):
             return scorer.score(*scoring.contexts_and_tails(pairs))
-        columns = [[[row[i]] for row in pairs] for i in range(len(continuations))]
-        return np.concatenate([scorer.score(*scoring.contexts_and_tails(column)) for column in columns], axis=1)
+        return scorer.score_rows(pairs, self._max_length())
 
     def embed(self, texts: Sequence[str], *, pooling: str | None = None, max_length: int | None = None) -> np.ndarray:
         from slmkit.backends._torch import packing, scoring
@@ -116,11 +115,7 @@ class TorchModel(LanguageModel):
 
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         self._check("render a chat")
-        if not self._tokenizer.chat_template:
-            raise InputError(f"model {self.source.name!r} has no chat template; give it plain text")
-        return str(
-            self._tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
-        )
+        return shared.chat_prompt(self._tokenizer, messages, self.source.name)
 
     def weight_bytes(self) -> int:
         return self._weight_bytes
@@ -166,14 +161,13 @@ class TorchModel(LanguageModel):
             raise _checks.no_room(len(ids), self._max_length())
         most = min(max_new_tokens, room)
         packing.for_writing(self._model)
-        ends = getattr(self._model.generation_config, "eos_token_id", None) or []
         tokens = generation.decode(
             self._model,
             ids,
             max_new_tokens=most,
             temperature=temperature,
             seed=seed,
-            stop_ids={*(ends if isinstance(ends, list) else [ends]), self._tokenizer.eos_token_id},
+            stop_ids=shared.end_tokens(self._tokenizer, self._model.generation_config.eos_token_id),
             device=self._device,
         )
         yield from shared.write(tokens, self._decode, stop, most, state)

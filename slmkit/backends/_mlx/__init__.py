@@ -1,1 +1,1 @@
-"""The parts of the mlx backend: weights on disk, the loaded model, LoRA training, architectures mlx-lm lacks."""
+"""The parts of the mlx backend: weights on disk, the model, training, architectures mlx-lm lacks or misreads."""

@@ -23,6 +23,7 @@ from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends._mlx.model import hidden_size, pool
+from slmkit.backends._mlx.phi3 import border_of, read_as
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import AssetError, InputError, SlmkitError
 
@@ -110,14 +111,15 @@ def _run(
     callback: Progress | None,
 ) -> list[dict[str, float]]:
     lengths = [len(row) for row in rows]
-    plan = shared.training_plan(lengths, config)
+    plan, border = shared.training_plan(lengths, config), border_of(classifier.net)
     history = shared.History(len(plan), callback)
     value_and_grad = nn.value_and_grad(classifier, classifier.loss)
     classifier.train()
     for step, (epoch, batch) in enumerate(plan):
         loss, total = 0.0, None
-        for part in shared.length_batches([lengths[i] for i in batch], config.max_batch_tokens):
+        for part in shared.length_batches([lengths[i] for i in batch], config.max_batch_tokens, border=border):
             some = batch[part]
+            read_as(classifier.net, max(lengths[i] for i in some))
             tokens = mx.array(shared.pad_right([rows[i] for i in some]))
             value, grads = value_and_grad(tokens, [lengths[i] for i in some], mx.array(y[some]), len(batch))
             total = grads if total is None else tree_map(mx.add, total, grads)

@@ -21,13 +21,13 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks
 from slmkit.backends import _shared as shared
+from slmkit.backends._mlx.phi3 import border_of, read_as
 from slmkit.backends._mlx.weights import Loaded, device_name
 from slmkit.backends.base import Generation, LanguageModel
 from slmkit.errors import InputError
 
 BATCH_TOKENS = 8192
 LOGITS_AT_ONCE = 2**24
-Place = tuple[int, int, tuple[int, ...]]  # row, position of the output that predicts the first target, targets
 
 
 class MLXModel(LanguageModel):
@@ -42,7 +42,8 @@ class MLXModel(LanguageModel):
         self._tokenizer = tokenizer
         self._stored_bytes, self._n_parameters = loaded.stored_bytes, loaded.n_parameters
         self._limit: int | None = loaded.config.get("max_position_embeddings")
-        self._ends = _end_tokens(loaded.config, tokenizer)
+        self._border = border_of(loaded.net)
+        self._ends = shared.end_tokens(tokenizer, loaded.config.get("eos_token_id"))
 
     @property
     def _model(self) -> Any:
@@ -56,16 +57,17 @@ class MLXModel(LanguageModel):
     def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
         """Score continuations; float64 (n_prompts, n_continuations), nats."""
         self._check_alive()
-        reads, places = _plan(shared.pair_rows(self._tokenizer, prompts, continuations, self._limit))
+        table = shared.pair_rows(self._tokenizer, prompts, continuations, self._limit)
+        reads, places = shared.plan_reads(table, self._border)
         out = np.zeros(len(places))
-        limit = self._limit or max(map(len, reads), default=0) + 1
-        for cut in (False, True):  # rows that lost their beginning share none
-            rows = {k for k, read in enumerate(reads) if (len(read) >= limit) == cut}
+        for group in shared.alike(reads, self._limit, self._border):
+            rows = set(group)
             self._score(reads, {p: place for p, place in enumerate(places) if place[0] in rows}, out)
         return out.reshape(len(prompts), len(continuations))
 
-    def _score(self, reads: list[tuple[int, ...]], places: dict[int, Place], out: np.ndarray) -> None:
+    def _score(self, reads: list[tuple[int, ...]], places: dict[int, shared.Place], out: np.ndarray) -> None:
         rows = sorted({row for row, _, _ in places.values()})
+        read_as(self._model, max(len(reads[k]) for k in rows))
         n_shared, prefix = self._shared_prefix([reads[k] for k in rows], [start for _, start, _ in places.values()])
         room = max(1, BATCH_TOKENS // max(n_shared, 1)) if prefix else 64
         for batch in shared.length_batches([len(reads[k]) - n_shared for k in rows], BATCH_TOKENS, min(room, 64)):
@@ -84,7 +86,7 @@ class MLXModel(LanguageModel):
         """Length and KV cache of what all rows begin with; nothing where a cache cannot be repeated."""
         if len(rows) < 2:
             return 0, None
-        n_shared = min(shared.common_prefix(rows), min(starts))
+        n_shared = shared.shared_beginning(rows, starts, self._border)
         cache = make_prompt_cache(self._model)
         if n_shared == 0 or any(type(layer) not in (KVCache, RotatingKVCache) for layer in cache):
             return 0, None
@@ -154,13 +156,21 @@ class MLXModel(LanguageModel):
         return shared.write(tokens, self._decode, stop, most, state)
 
     def _new_tokens(self, ids: list[int], max_new_tokens: int, choose: Any) -> Iterator[int]:
+        """Next tokens, up to an end token; a text that grows beyond the border of LongRoPE is read anew."""
+        ids, left, border = list(ids), max_new_tokens, self._border
         with wired_limit(self._model, [generation_stream]):  # type: ignore[list-item]
-            steps = generate_step(mx.array(ids), self._model, max_tokens=max_new_tokens, sampler=choose)
-            with closing(steps):
-                for token, _ in steps:
-                    if int(token) in self._ends:
-                        return
-                    yield int(token)
+            while left > 0:
+                crosses = border is not None and len(ids) <= border
+                now = min(left, border - len(ids) + 1) if border is not None and crosses else left
+                read_as(self._model, len(ids))
+                steps = generate_step(mx.array(ids), self._model, max_tokens=now, sampler=choose)
+                with closing(steps):
+                    for token, _ in steps:
+                        if int(token) in self._ends:
+                            return
+                        ids.append(int(token))
+                        yield int(token)
+                left -= now
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False))
@@ -170,8 +180,9 @@ class MLXModel(LanguageModel):
         model, pooling = self._model.model, shared.check_pooling(pooling)
         rows = shared.encode(self._tokenizer, texts, max_length, self._limit)
         out = np.zeros((len(rows), hidden_size(self._model)), dtype=np.float32)
-        for batch in shared.length_batches([len(row) for row in rows], BATCH_TOKENS):
+        for batch in shared.length_batches([len(row) for row in rows], BATCH_TOKENS, border=self._border):
             some = [rows[i] for i in batch]
+            read_as(self._model, len(some[0]))
             hidden = model(mx.array(shared.pad_right(some)))  # (B, T, H)
             out[batch] = np.array(pool(hidden, [len(row) for row in some], pooling))
         return out
@@ -184,9 +195,7 @@ class MLXModel(LanguageModel):
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         """Render messages with the model's own template, ready for its answer."""
         self._check_alive()
-        if not self._tokenizer.chat_template:
-            raise InputError(f"model {self.source.name!r} has no chat template; give it a plain prompt")
-        return str(self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+        return shared.chat_prompt(self._tokenizer, messages, self.source.name)
 
     def weight_bytes(self) -> int:
         """Bytes of the base model's weights as stored; an adapter is not counted."""
@@ -270,23 +279,6 @@ def sampler(temperature: float, seed: int) -> Any:
         return mx.random.categorical(logprobs.astype(mx.float32) / temperature, key=now)
 
     return sample
-
-
-def _plan(table: list[list[shared.Pair]]) -> tuple[list[tuple[int, ...]], list[Place]]:
-    """The rows to read for all pairs, and each pair's place in them, in the table's order."""
-    reads: list[tuple[int, ...]] = []
-    places: list[Place] = []
-    for pairs in table:
-        kept, owners = shared.distinct_reads(pairs)
-        places += [(len(reads) + owner, pair.start, pair.target) for owner, pair in zip(owners, pairs, strict=True)]
-        reads += kept
-    return reads, places
-
-
-def _end_tokens(config: Mapping[str, Any], tokenizer: Any) -> set[int]:
-    named = config.get("eos_token_id")
-    ends = named if isinstance(named, list) else [named]
-    return {int(token) for token in (*ends, tokenizer.eos_token_id) if token is not None}
 
 
 def _vocabulary(net: Any) -> int:

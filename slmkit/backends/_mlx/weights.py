@@ -2,7 +2,8 @@
 
 mlx-lm 0.32 reads `rope_theta` at the top level of config.json, while transformers 5 writes it under `rope_parameters`;
 most architectures then fall back to a default without a word. `settings_for_mlx` carries the values over.
-Architectures that mlx-lm does not have come from this package (`OWN`), through the argument that mlx-lm keeps for them.
+Architectures that mlx-lm lacks, or computes otherwise than published, come from this package (`OWN`), through the
+argument that mlx-lm keeps for them.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from mlx_lm.utils import _get_classes, get_total_parameters, load_model
 
 from slmkit import assets
 from slmkit.assets import ModelSource
-from slmkit.backends._mlx import falcon
+from slmkit.backends._mlx import falcon, gemma, gemma2, mistral, phi3
 from slmkit.errors import AssetError, InputError
 
 log = logging.getLogger(__name__)
 GROUP = 64
 DTYPES = {"float32": mx.float32, "bfloat16": mx.bfloat16, "float16": mx.float16}
-OWN = {"falcon": falcon}
+OWN = {"falcon": falcon, "gemma": gemma, "gemma2": gemma2, "mistral": mistral, "phi3": phi3}
 SHORT = {mx.float32: "fp32", mx.bfloat16: "bf16", mx.float16: "fp16"}
 
 
@@ -145,6 +146,7 @@ def settings_for_mlx(config: dict[str, Any]) -> dict[str, Any]:
         found["rope_local_base_freq"] = sliding["rope_theta"]
     if main.get("rope_type", "default") != "default":
         found["rope_scaling"] = {key: value for key, value in main.items() if key != "rope_theta"}
+        found["rope_scaling"].setdefault("type", main["rope_type"])  # mlx-lm's Phi-3 asks for the older name
     layers = config.get("layer_types") or []
     if "sliding_attention" in layers and "full_attention" in layers:
         found["sliding_window_pattern"] = layers.index("full_attention") + 1

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from slmkit.backends._torch import traits
+
 
 @torch.inference_mode()
 def decode(
@@ -23,16 +25,22 @@ def decode(
     """Yield the next tokens after `ids`; ends before a token of `stop_ids`, or at the limit.
 
     Logits are computed for the last position alone. Temperature 0 takes the likeliest token, else `seed` draws one.
+    A text that grows beyond the border of LongRoPE is read anew, since its keys were made with the short factors.
     """
     noise = torch.Generator(device="cpu").manual_seed(seed)
+    border = traits.rope_border(model.config)
+    ids = list(ids)
     fed, cache = torch.tensor([ids], device=device), None
     for _ in range(max_new_tokens):
+        if border is not None and len(ids) == border + 1:
+            fed, cache = torch.tensor([ids], device=device), None
         out: Any = model(input_ids=fed, past_key_values=cache, use_cache=True, logits_to_keep=1)
         cache = out.past_key_values
         token = _pick(out.logits[0, -1].float().cpu(), temperature, noise)
         if token in stop_ids:
             return
         yield token
+        ids.append(token)
         fed = torch.tensor([[token]], device=device)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from slmkit.backends import _shared as shared
-from slmkit.backends._torch import scoring
+from slmkit.backends._torch import scoring, traits
 
 log = logging.getLogger(__name__)
 CUTTABLE = {"llama", "mistral", "phi3"}
@@ -40,7 +40,8 @@ def lower_states(
     with only_blocks(body, slice(0, first_trained)):
         body.norm = nn.Identity()
         try:
-            for batch in shared.length_batches([len(row) for row in rows], scoring.BATCH_TOKENS):
+            border = traits.rope_border(body.config)
+            for batch in shared.length_batches([len(row) for row in rows], scoring.BATCH_TOKENS, border=border):
                 ids, mask = scoring.pad([rows[i] for i in batch], pad_id, device)
                 states = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, H)
                 for i, state in zip(batch, states, strict=True):

@@ -71,6 +71,12 @@ class QuantLinear(nn.Linear):
             out = _Matmul8.apply(x, self.weight, self.state)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
+    def dequantised(self) -> torch.Tensor:  # (out, in), as inference in float32 reads it
+        if self.bits == 4:
+            exact = _state_like(self.state, self.state.absmax, self.state.shape, torch.float32)
+            return bnbf.dequantize_4bit(self.weight, exact)
+        return bnbf.dequantize_blockwise(self.weight, self.state)
+
     def _apply(self, fn: Any, recurse: bool = True) -> QuantLinear:
         super()._apply(fn, recurse)
         self.state.to(self.weight.device)
@@ -104,6 +110,9 @@ class QuantEmbedding(nn.Module):
         if self.bits == 4:
             return bnbf.dequantize_4bit(packed.view(-1, 1), state).to(self.dtype)
         return bnbf.dequantize_blockwise(packed.view(shape), state).to(self.dtype)
+
+    def dequantised(self) -> torch.Tensor:  # (vocabulary, hidden)
+        return self.rows(slice(None))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:  # (...) -> (..., hidden)
         found = self.rows(ids.reshape(-1)).view(*ids.shape, self.embedding_dim)
@@ -271,14 +280,16 @@ def _state_from(parts: dict[str, torch.Tensor], bits: int) -> bnbf.QuantState:
     )
 
 
-def _state_like(state: bnbf.QuantState, absmax: torch.Tensor, shape: torch.Size) -> bnbf.QuantState:
+def _state_like(
+    state: bnbf.QuantState, absmax: torch.Tensor, shape: torch.Size, dtype: torch.dtype | None = None
+) -> bnbf.QuantState:
     return bnbf.QuantState(
         absmax=absmax,
         shape=shape,
         code=state.code,
         blocksize=state.blocksize,
         quant_type=state.quant_type,
-        dtype=state.dtype,
+        dtype=dtype or state.dtype,
     )
 
 

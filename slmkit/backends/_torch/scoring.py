@@ -15,8 +15,10 @@ from torch import nn
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
 from slmkit.backends import _shared as shared
+from slmkit.backends._torch import traits
 
 BATCH_TOKENS = 2048
+CELLS_AT_ONCE = 64  # positions whose logits over the vocabulary are held together
 MIN_PREFIX = 8  # a shorter shared beginning is not worth a pass of its own
 
 
@@ -47,7 +49,8 @@ def embed(
     """Pooled last hidden states, float32, shape (n_texts, hidden), in the order of `texts`."""
     ids = shared.encode(tokenizer, texts, max_length, context)
     body, out = body_of(model), None
-    for rows in shared.length_batches([len(row) for row in ids], BATCH_TOKENS):
+    border = traits.rope_border(model.config)
+    for rows in shared.length_batches([len(row) for row in ids], BATCH_TOKENS, border=border):
         tokens, mask = pad([ids[i] for i in rows], tokenizer.pad_token_id, device)
         extra = {} if normalise else {"use_cache": False}
         hidden = body(input_ids=tokens, attention_mask=mask, **extra).last_hidden_state  # (B, T, H)
@@ -77,6 +80,59 @@ class LabelScorer:
         self.body, self.head = body_of(model), model.get_output_embeddings()  # type: ignore[operator]
         self.config: Any = model.config
         self.pad_id, self.device = pad_id, device
+        self.border, window = traits.rope_border(self.config), traits.window(self.config)
+        self._simple = min(filter(None, (self.border, window)), default=None)
+
+    @torch.inference_mode()
+    def score_rows(self, table: Sequence[Sequence[shared.Pair]], max_length: int) -> np.ndarray:
+        """Log-likelihoods in nats, float64, (n_prompts, n_continuations); every row is read from end to end.
+
+        For contexts that differ between continuations, and for models whose numbers depend on the length (`traits`).
+        """
+        reads, places = shared.plan_reads(table, self.border)
+        out = np.zeros(len(places))
+        for group in shared.alike(reads, max_length, self.border):
+            chosen = {p: place for p, place in enumerate(places) if place[0] in set(group)}
+            starts = [start for _, start, _ in chosen.values()]
+            n_shared = shared.shared_beginning([reads[k] for k in group], starts, self.border)
+            n_shared = n_shared if n_shared >= MIN_PREFIX else 0
+            prefix = self._prefix(list(reads[group[0]][:n_shared])) if n_shared else None
+            for batch in shared.length_batches([len(reads[k]) - n_shared for k in group], BATCH_TOKENS):
+                here = {group[b]: i for i, b in enumerate(batch)}
+                hidden = self._read([list(reads[k][n_shared:]) for k in here], prefix, n_shared)
+                cells = [
+                    (p, here[row], start - n_shared + i, token)
+                    for p, (row, start, target) in chosen.items()
+                    if row in here
+                    for i, token in enumerate(target)
+                ]
+                self._add_cells(hidden, cells, out)
+        return out.reshape(len(table), -1)
+
+    def is_simple(self, table: Sequence[Sequence[shared.Pair]]) -> bool:
+        """Whether `score` may continue padded contexts: one context a prompt, too short for a window or a border."""
+        same = all(row[0].read[: row[0].start + 1] == pair.read[: pair.start + 1] for row in table for pair in row)
+        longest = max(pair.start + 1 for row in table for pair in row)
+        longest += max(len(pair.target) for row in table for pair in row)
+        return same and (self._simple is None or longest <= self._simple)
+
+    def _read(self, rows: list[list[int]], prefix: DynamicCache | None, n_shared: int) -> torch.Tensor:
+        """Hidden states (B, T, H) of rows that follow the prefix."""
+        ids, mask = pad(rows, self.pad_id, self.device)
+        mask = torch.cat([torch.ones((len(rows), n_shared), dtype=mask.dtype, device=self.device), mask], dim=1)
+        cache = self._expanded(prefix, len(rows)) if prefix is not None else None
+        hidden: torch.Tensor = self.body(
+            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=cache is not None
+        ).last_hidden_state
+        return hidden
+
+    def _add_cells(self, hidden: torch.Tensor, cells: list[tuple[int, int, int, int]], out: np.ndarray) -> None:
+        """Add each cell's log-probability (place, row, position, token) to its place."""
+        for first in range(0, len(cells), CELLS_AT_ONCE):
+            places, rows, positions, tokens = zip(*cells[first : first + CELLS_AT_ONCE], strict=True)
+            logp = self._log_softmax(hidden[list(rows), list(positions)])  # (N, V)
+            values = logp.gather(1, torch.tensor(tokens, device=self.device)[:, None])[:, 0]
+            np.add.at(out, list(places), values.double().cpu().numpy())
 
     @torch.inference_mode()
     def score(self, contexts: list[list[int]], tails: list[list[list[int]]]) -> np.ndarray:
@@ -91,14 +147,14 @@ class LabelScorer:
         return out
 
     def _prefix(self, ids: list[int]) -> DynamicCache:
-        cache = DynamicCache(config=self.config)
+        cache = DynamicCache()  # which keeps all tokens, also those that a window no longer shows
         self.body(input_ids=torch.tensor([ids], device=self.device), past_key_values=cache, use_cache=True)
         return cache
 
     def _expanded(self, prefix: DynamicCache | None, n_rows: int) -> DynamicCache:
         """A cache that begins with the prefix for every row: views of it, copied only where a row's own tokens join."""
         if prefix is None:
-            return DynamicCache(config=self.config)
+            return DynamicCache()
         cache = copy.copy(prefix)
         cache.layers = [copy.copy(layer) for layer in prefix.layers]
         for layer in cache.layers:

@@ -24,7 +24,7 @@ from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
-from slmkit.backends._torch import loading, prefix, scoring
+from slmkit.backends._torch import loading, prefix, scoring, traits
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import AssetError, InputError, SlmkitError
 
@@ -32,8 +32,18 @@ from slmkit.errors import AssetError, InputError, SlmkitError
 def attach(model: nn.Module, adapter: Path, source: ModelSource, tokenizer: Any) -> nn.Module:
     """The model with a saved adapter in place; `AssetError` names what does not fit."""
     _checks.check_adapter(adapter, source, "bnb", tokenizer)
+    wrapped = with_adapter(model, adapter)
+    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
+    for name, parameter in wrapped.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(dtype)
+    return wrapped.base_model.model.eval().requires_grad_(False)
+
+
+def with_adapter(model: nn.Module, adapter: Path) -> PeftModel:
+    """PEFT's model around a saved adapter; `AssetError` names what does not fit."""
     _checks.check_adapter_files(adapter, ("adapter_config.json", "adapter_model.safetensors"))
-    misfit = f"the adapter in {adapter} does not fit {source.name}"
+    misfit = f"the adapter in {adapter} does not fit {type(model).__name__}"
     try:
         wrapped = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
@@ -42,11 +52,7 @@ def attach(model: nn.Module, adapter: Path, source: ModelSource, tokenizer: Any)
         strange = set(stored.keys()) ^ set(get_peft_model_state_dict(wrapped))
     if strange:  # peft only warns of them
         raise AssetError(f"{misfit}: {len(strange)} matrices have no counterpart, {min(strange)} among them")
-    dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
-    for name, parameter in wrapped.named_parameters():
-        if "lora_" in name:
-            parameter.data = parameter.data.to(dtype)
-    return wrapped.base_model.model.eval().requires_grad_(False)
+    return wrapped
 
 
 def train(
@@ -135,6 +141,7 @@ class _Loop:
         self.model, self.head, self.rows, self.y = model, head, rows, y.to(where)
         self.body = scoring.body_of(model.base_model.model)
         self.pad_id, self.config, self.where = pad_id, config, where
+        self.border = traits.rope_border(self.body.config)
         self.lora = [p for n, p in model.named_parameters() if "lora_" in n and p.requires_grad]
         self.masters = [p.detach().float().clone().requires_grad_(True) for p in self.lora]
         trained = [*self.masters, *head.parameters()]
@@ -161,7 +168,8 @@ class _Loop:
     def _step(self, batch: np.ndarray, rate: float) -> tuple[float, int]:
         total, n_tokens = 0.0, 0
         self.optimiser.zero_grad(set_to_none=True)
-        for part in shared.length_batches([len(self.rows[i]) for i in batch], self.config.max_batch_tokens):
+        lengths = [len(self.rows[i]) for i in batch]
+        for part in shared.length_batches(lengths, self.config.max_batch_tokens, border=self.border):
             rows = batch[part]
             ids, mask = scoring.pad([self.rows[i] for i in rows], self.pad_id, self.where)
             if self.states is None:

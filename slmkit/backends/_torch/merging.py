@@ -1,0 +1,48 @@
+"""Merges an adapter into its model: weights out of their 4 or 8 bits first, for adding to packed ones ruins them.
+
+What is written is a plain Hugging Face folder; quantise and measure it again (transformers issue 31293 shows why).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from slmkit.assets import ModelSource
+from slmkit.backends._torch import loading, quantise, training
+
+
+def merge(source: ModelSource, bits: int, adapter: Path, out: Path) -> None:
+    """Write the model with the adapter in its weights to `out`, in float32, with the tokenizer.
+
+    Parameters
+    ----------
+    source : ModelSource
+        A decoder.
+    bits : {4, 8, 16}
+        What the adapter was trained on; it corrects the weights as these bits hold them.
+    adapter, out : Path
+        A folder that `train_lora` wrote; a folder that exists and is empty.
+
+    Raises
+    ------
+    AssetError
+        The adapter does not fit the model, or files cannot be read.
+    """
+    cpu = torch.device("cpu")
+    model = loading.load_module(source, 16, torch.float32, cpu)
+    if bits != 16:
+        take_dequantised(model, loading.load_module(source, bits, torch.float32, cpu))
+    merged = training.with_adapter(model, adapter).merge_and_unload()
+    merged.save_pretrained(str(out), safe_serialization=True)
+    loading.load_tokenizer(source).save_pretrained(str(out))
+
+
+@torch.no_grad()
+def take_dequantised(model: nn.Module, quantised: nn.Module) -> None:
+    """Give a float model the values that its quantised form computes with."""
+    for name, module in quantised.named_modules():
+        if isinstance(module, quantise.QuantLinear | quantise.QuantEmbedding):
+            model.get_submodule(name).weight.copy_(module.dequantised())  # type: ignore[operator, union-attr]
