@@ -35,7 +35,7 @@ def merge(source: ModelSource, bits: int, adapter: Path, out: Path) -> None:
     model = loading.load_module(source, 16, torch.float32, cpu)
     if bits != 16:
         take_dequantised(model, loading.load_module(source, bits, torch.float32, cpu))
-    merged = training.with_adapter(model, adapter).merge_and_unload()
+    merged = training.with_adapter(model, adapter, source).merge_and_unload()
     merged.save_pretrained(str(out), safe_serialization=True)
     loading.load_tokenizer(source).save_pretrained(str(out))
 

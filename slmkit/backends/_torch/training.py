@@ -32,7 +32,7 @@ from slmkit.errors import AssetError, InputError, SlmkitError
 def attach(model: nn.Module, adapter: Path, source: ModelSource, tokenizer: Any) -> nn.Module:
     """The model with a saved adapter in place; `AssetError` names what does not fit."""
     _checks.check_adapter(adapter, source, "bnb", tokenizer)
-    wrapped = with_adapter(model, adapter)
+    wrapped = with_adapter(model, adapter, source)
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     for name, parameter in wrapped.named_parameters():
         if "lora_" in name:
@@ -40,10 +40,10 @@ def attach(model: nn.Module, adapter: Path, source: ModelSource, tokenizer: Any)
     return wrapped.base_model.model.eval().requires_grad_(False)
 
 
-def with_adapter(model: nn.Module, adapter: Path) -> PeftModel:
+def with_adapter(model: nn.Module, adapter: Path, source: ModelSource) -> PeftModel:
     """PEFT's model around a saved adapter; `AssetError` names what does not fit."""
     _checks.check_adapter_files(adapter, ("adapter_config.json", "adapter_model.safetensors"))
-    misfit = f"the adapter in {adapter} does not fit {type(model).__name__}"
+    misfit = f"the adapter in {adapter} does not fit {source.name}"
     try:
         wrapped = PeftModel.from_pretrained(model, str(adapter), autocast_adapter_dtype=False)
     except (ValueError, RuntimeError, OSError, KeyError) as error:
