@@ -7,7 +7,6 @@ the special tokens and the chat template of the family.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +15,7 @@ from typing import Any
 
 from conftest import TEXT, wordpiece
 
-from slmkit import catalog
+from slmkit import assets, catalog
 from slmkit.assets import ModelSource
 from slmkit.catalog import ModelEntry
 
@@ -151,14 +150,7 @@ def make(case: Case, folder: Path) -> ModelSource:
     model.to(torch.bfloat16).eval().save_pretrained(folder)
     (folder / "config.json").write_text(json.dumps(values, indent=1), encoding="utf-8")
     (folder / "generation_config.json").unlink(missing_ok=True)
-    return source_of(folder, entry)
-
-
-def source_of(folder: Path, entry: ModelEntry) -> ModelSource:
-    """The folder as slmkit's other parts hand it to a backend."""
-    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    template = entry.kind == "decoder" and entry.family.template != "none"
-    return ModelSource(str(folder), folder, f"sha256:{digest}", entry.kind, template)
+    return assets.resolve(str(folder))
 
 
 def _ids(entry: ModelEntry, tokenizer: Any) -> dict[str, Any]:
