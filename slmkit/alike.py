@@ -120,7 +120,9 @@ def _word_sets(normalised: Iterable[str]) -> tuple[np.ndarray, np.ndarray, np.nd
     first: list[int] = []
     of_text: list[int] = []
     for position, text in enumerate(normalised):
-        numbers = np.sort([vocabulary.setdefault(word, len(vocabulary)) for word in tokens(text)]).astype(np.uint32)
+        numbers = np.sort([vocabulary.setdefault(word, len(vocabulary)) for word in sorted(tokens(text))]).astype(
+            np.uint32
+        )
         number = known.setdefault(numbers.tobytes(), len(first))
         if number == len(first):
             first.append(position)
