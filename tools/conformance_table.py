@@ -17,10 +17,7 @@ END = "<!-- end -->\n"
 BACKENDS = ("bnb", "mlx")
 COLUMNS = ("scores", "generate", "embed", "LoRA", "merged")
 HEADINGS = ("architecture", "kept in the checkpoint", *(f"{name} 16/8/4" for name in BACKENDS), *COLUMNS)
-REASONS = {  # words of a backend's refusal -> what the table says
-    "runs decoders only": "no: decoders only",
-    "does not know the architecture": "no: not in mlx-lm",
-}
+REASONS = {"runs decoders only": "no: decoders only"}  # words of a backend's refusal -> what the table says
 Found = dict[tuple[str, str], dict[str, str]]  # (architecture, backend) -> column -> "yes", "no" or why it was refused
 
 
