@@ -50,8 +50,9 @@ class MLXBackend(Backend):
         self._check(source, bits)
         from slmkit.backends._mlx import lora, model, weights
 
-        loaded = weights.load(source, bits, dtype)
+        weights.check_network(source.folder)
         tokenizer = _tokenizer(source.folder)
+        loaded = weights.load(source, bits, dtype)
         if adapter is not None:
             lora.apply(loaded.net, Path(adapter), source, tokenizer)
         made = model.MLXModel(source, bits, loaded, tokenizer)
@@ -108,7 +109,8 @@ def _train(
 ) -> list[dict[str, float]]:
     from slmkit.backends._mlx import lora, weights
 
-    loaded, tokenizer = weights.load(source, bits, None), _tokenizer(source.folder)
+    weights.check_network(source.folder)
+    tokenizer, loaded = _tokenizer(source.folder), weights.load(source, bits, None)
     rows = shared.encode(tokenizer, texts, config.max_length, loaded.config.get("max_position_embeddings"))
     more: dict[str, Any] = {"config": config, "source": source, "bits": bits, "out": out, "callback": callback}
     history = lora.train(loaded.net, rows, y, n_classes=n_classes, **more)

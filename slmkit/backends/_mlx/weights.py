@@ -94,14 +94,23 @@ def load(source: ModelSource, bits: int, dtype: str | None) -> Loaded:
     return Loaded(net, config, scheme, stored, get_total_parameters(net))
 
 
+def check_network(folder: Path) -> None:
+    """Raise `InputError` for a network that its own architecture here cannot run, before anything else is read."""
+    config = _config(folder)
+    if config.get("model_type") in OWN:
+        try:
+            model_classes(config | settings_for_mlx(config))
+        except InputError as error:
+            raise InputError(f"the model in {folder} cannot run: {error}") from error
+
+
 def read(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
     """Read a folder lazily; the arrays are computed when first used."""
+    check_network(folder)
     try:
         net, config = load_model(
             folder, lazy=True, model_config=settings_for_mlx(_config(folder)), get_model_classes=model_classes
         )
-    except InputError as error:
-        raise InputError(f"the model in {folder} cannot run: {error}") from error
     except (RuntimeError, FileNotFoundError) as error:
         raise AssetError(f"the weights in {folder} cannot be read: {error}") from error
     except (ValueError, TypeError, KeyError) as error:
