@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slmkit import classify
+from slmkit import classify, stored
+from slmkit.assets import ModelSource
 from slmkit.errors import SlmkitError, unknown
 
 
@@ -73,3 +74,25 @@ def said(function: Any, *arguments: Any, problems: list[str]) -> Any:
     except SlmkitError as error:
         problems.append(str(error))
         return None
+
+
+def widths(
+    source: ModelSource | None, asked: Sequence[int] | None, backend: str | None, default: Sequence[int]
+) -> Sequence[int]:
+    """The bits a model runs in: those asked for, or `default`; of one that is stored in few bits just these.
+
+    Raises `InputError` when those, or the backend that reads them, are others than were asked for.
+    """
+    form = source.stored if source else None
+    if source is None or form is None:
+        return default if asked is None else asked
+    wrong = asked[0] if asked and form.bits not in asked else None
+    stored.check(form, source.name, wrong, backend)
+    return (form.bits,)
+
+
+def one_width(sources: Sequence[ModelSource], asked: Sequence[int] | None) -> Iterator[str]:
+    """Say which model runs in fewer widths than were asked for, since it is stored in one."""
+    for source in sources:
+        if source.stored and asked and len(asked) > 1:
+            yield f"{source.name} is stored in {source.stored.bits} bits and runs in these only"
