@@ -27,7 +27,19 @@ _WHERE = {
     "Run": "runs",
     "read_runs": "runs",
 }
-_MODULES = ("backends", "catalog", "classify", "data", "doctor", "metrics", "plots", "report", "runs", "tasks")
+_MODULES = (
+    "backends",
+    "bitcosts",
+    "catalog",
+    "classify",
+    "data",
+    "doctor",
+    "metrics",
+    "plots",
+    "report",
+    "runs",
+    "tasks",
+)
 __all__ = [*_WHERE, *_MODULES]
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 import slmkit
-from slmkit import LoRAClassifier, assets, backends, estimate, prequantise, shapes, stored
+from slmkit import LoRAClassifier, assets, backends, estimate, prequantise, shapes, stored, tensors
 from slmkit.__main__ import app
 from slmkit.assets import ModelSource
 from slmkit.backends.base import LoRAConfig
@@ -21,6 +21,19 @@ from slmkit.errors import AssetError, InputError, NotEnoughMemory, SlmkitError
 
 PROMPTS, LABELS = ["You have won a prize", "See you at lunch"], [" yes", " no"]
 LAYOUTS = [("bnb", 4), ("bnb", 8), ("mlx", 4), ("mlx", 8)]
+
+
+def test_single_tensors_are_read_bfloat16_too(tiny_decoder: ModelSource, small: Path) -> None:
+    from safetensors.torch import load_file
+
+    name = "model.layers.1.mlp.up_proj.weight"
+    np.testing.assert_array_equal(
+        tensors.read(tiny_decoder.folder, name), load_file(tiny_decoder.folder / "model.safetensors")[name].float()
+    )
+    nf4 = tensors.read(small, f"{name}.quant_map")
+    assert nf4.shape == (16,) and (nf4[0], nf4[7], nf4[-1]) == (-1, 0, 1)
+    with pytest.raises(InputError, match="unknown tensor 'model.layers.1.mlp.up.weight'. Did you mean"):
+        tensors.read(tiny_decoder.folder, "model.layers.1.mlp.up.weight")
 
 
 @pytest.fixture(autouse=True)
@@ -255,6 +268,7 @@ def table(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_study_takes_the_folder_in_its_own_bits_and_tests_it_against_what_it_came_from(
     small: Path, tiny_decoder: ModelSource, table: Path, tmp_path: Path
 ) -> None:
@@ -287,7 +301,7 @@ def test_the_command_prints_bytes_licence_and_the_next_step(
     command = ["quantize", tiny_decoder.name, "--backend", "bnb", "-o", str(tmp_path / "my model")]
     app(command, standalone_mode=False)
     shown = capsys.readouterr().out
-    assert "0.72 MB in 16 bits, 0.30 MB here: 0.837 bytes a parameter, embeddings included" in shown
+    assert "0.722 MB in 16 bits, 0.302 MB here: 0.837 bytes a parameter, embeddings included" in shown
     assert "slmkit study TASK --models" in shown and f"'{tmp_path / 'my model'}'" in shown and "peak memory" in shown
     with pytest.raises(SystemExit) as ended:
         app(command)
