@@ -88,6 +88,7 @@ def bits_table(configs: Sequence[Configuration], folder: Path | None) -> str:
 
     columns = [
         *_names(),
+        Column("In all", "", of(lambda pair: (pair.in_all, pair.in_all)), style="words wide"),
         Column("Accuracy", "95 % interval", _accuracy, "descending"),
         Column("Change", "points, 95 % interval", of(_change), "descending"),
         Column("p", "same rows", of(lambda pair: _p(pair.comparison))),
@@ -97,7 +98,6 @@ def bits_table(configs: Sequence[Configuration], folder: Path | None) -> str:
             for f in FOOTPRINTS.values()
         ),
         Column("Weights", "bytes per parameter", _mean(lambda r: r.bytes_per_parameter, digits=2)),
-        Column("In all", "", of(lambda pair: (pair.in_all, pair.in_all)), style="words wide"),
     ]
     return table("What the bits cost", columns, shown, in_order=False)
 
