@@ -95,7 +95,8 @@ def quantize(
     bits : {4, 8}
         4: about a quarter of the bytes of 16 bits. Whether that costs accuracy, time or energy, a study measures.
     backend : {"bnb", "mlx"} or None
-        Which one shall read it; the layouts differ. None takes what runs best here.
+        Which one shall read it; the layouts differ. None takes what runs best here. The layout of mlx is mlx-lm's own;
+        that of bnb only slmkit reads, since embeddings are packed as well, which transformers cannot read.
     force : bool
         Replace a folder that `slmkit quantize` wrote earlier; any other one is left alone all the same.
 
