@@ -205,9 +205,9 @@ def test_a_write_that_fails_leaves_the_earlier_folder_and_no_trace(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    for where in ("_add_files", "_card"):
+    for module, name in ((prequantise, "_add_files"), (prequantise, "_card"), (assets, "write_manifest")):
         with monkeypatch.context() as patch, pytest.raises(SlmkitError, match=r"small: the disk is full. nothing was"):
-            patch.setattr(prequantise, where, full)
+            patch.setattr(module, name, full)
             slmkit.quantize(tiny_decoder.name, out=made.folder, bits=8, backend="bnb", force=True)
         assert [p.name for p in made.folder.parent.iterdir()] == ["small"]
         assert assets.resolve(str(made.folder)).stored.bits == 4  # type: ignore[union-attr]
