@@ -238,19 +238,17 @@ class _Study:
 
     def _engine(self) -> str | None:
         """The backend's name. It is probed in a child, which imports torch so that this process need not."""
-        asked = {step.backend for step in self.plan.steps if step.source and not step.problem}
+        steps = [step for step in self.plan.steps if step.source and not step.problem]
+        asked = {step.backend for step in steps if step.source and not step.source.stored}
         if asked <= {"dummy"}:
             return None
-        probed = {name: self._probe(name) for name in sorted(asked - {"dummy"}, key=str)}
-        return probed.get(None)
-
-    def _probe(self, backend: str | None) -> str:
-        return str(self._child({"stage": "probe", "backend": backend}, "probe")["backend"])
+        return str(self._child({"stage": "probe", "backend": next(iter(asked - {"dummy"}))}, "probe")["backend"])
 
     def _prepare(self, todo: list[_Item]) -> None:
         """Quantised copies are made in a process of their own, so that no measured peak contains that work."""
         steps = [item.step for item in todo if item.step.source and item.step.backend != "dummy"]
-        models = dict.fromkeys((step.model, step.bits, step.backend) for step in steps if not step.refusal)
+        steps = [step for step in steps if step.source and not step.source.stored and not step.refusal]
+        models = dict.fromkeys((step.model, step.bits, step.backend) for step in steps)
         if not models:
             return
         message = {"stage": "prepare", "models": [list(m) for m in models]}
