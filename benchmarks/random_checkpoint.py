@@ -19,7 +19,7 @@ from slmkit import catalog
 from slmkit.catalog import config_values
 
 SHARD = re.compile(r"^(.*?\.\d+)\.")
-BOS, EOS, PAD = "<s>", "</s>", "<pad>"
+BOS, EOS, PAD = "<s>", "<|endoftext|>", "<pad>"
 
 
 def write(name: str, folder: Path) -> Path:
@@ -35,12 +35,14 @@ def write(name: str, folder: Path) -> Path:
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     torch.manual_seed(0)
     index: dict[str, str] = {}
+    n_bytes = 0
     for number, (_, shapes) in enumerate(_parts(folder)):
         file = f"model-{number:05d}.safetensors"
         tensors = {key: _random(key, shape) for key, shape in shapes}
         save_file(tensors, folder / file, {"format": "pt"})
         index |= dict.fromkeys(tensors, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}), encoding="utf-8")
+        n_bytes += sum(tensor.numel() * 2 for tensor in tensors.values())
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": n_bytes}, "weight_map": index}), encoding="utf-8")
     return folder
 
 
