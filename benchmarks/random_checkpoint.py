@@ -42,7 +42,9 @@ def write(name: str, folder: Path) -> Path:
         save_file(tensors, folder / file, {"format": "pt"})
         index |= dict.fromkeys(tensors, file)
         n_bytes += sum(tensor.numel() * 2 for tensor in tensors.values())
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {"total_size": n_bytes}, "weight_map": index}), encoding="utf-8")
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": n_bytes}, "weight_map": index}), encoding="utf-8"
+    )
     return folder
 
 
@@ -95,5 +97,7 @@ def _tokenizer(vocab: int) -> Any:
     tokenizer = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, tokens.index(BOS))])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, tokens.index(BOS))]
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=PAD)

@@ -21,7 +21,12 @@ WORDS = {
     "last-k": "train adapters in the last blocks",
     "full": "train all weights",
 }
-SETTINGS = {"batch": "rows of {seq} tokens", "seq": "tokens in one row", "bits": "bits at most", "last_blocks": "blocks"}
+SETTINGS = {
+    "batch": "rows of {seq} tokens",
+    "seq": "tokens in one row",
+    "bits": "bits at most",
+    "last_blocks": "blocks",
+}
 
 
 def show(model: str, *, limit: str | None, as_json: bool, **how: Any) -> None:
@@ -48,7 +53,7 @@ def headline(found: Estimate) -> str:
     device = f" and {gigabytes(found.device_bytes)} on the device" if found.device_bytes else ""
     return (
         f"{found.network.title} at {use.bits} bits ({what}) needs about {gigabytes(found.ram_bytes)} of RAM{device}: "
-        f"it {verdict} in {gigabytes(found.limit_bytes)} ({found.limit_origin})."
+        f"it {verdict} in {' and '.join(f'{gigabytes(n)} ({origin})' for n, origin in found.limits.values())}."
     )
 
 

@@ -19,8 +19,8 @@ LIBRARY = ROOT / "slmkit"
 
 # Imports point down or stay on the floor (without circles). A new module says here where it lives.
 FLOORS = {
-    3: "__main__ data_commands model_commands fit_commands console report report_tables cards study plan arguments folder evaluate "
-    "bulk",
+    3: "__main__ data_commands model_commands fit_commands console report report_tables cards study plan arguments "
+    "folder evaluate bulk",
     2: "estimator floor classify finetune distill cascade runs configurations plots score_plots verdict datasheets "
     "workshop",
     1: "backends tasks shapes footprint energy estimate jobs doctor ledger",

@@ -1,7 +1,7 @@
 """Predicts bytes, memory and seconds before anything is loaded, so that what cannot fit is refused and not killed.
 
-`slmkit.estimate(...)` calls this package: it says term by term what a model takes, and what the largest setting is that
-fits. Every figure is an estimate; how far it is from what was measured stands in the README (`benchmarks/fit_error.py`).
+`slmkit.estimate(...)` calls this package: it says term by term what a model takes, and what the largest setting is
+that fits. Every figure is an estimate; its error is published in the README (`benchmarks/fit_error.py`).
 """
 
 from __future__ import annotations

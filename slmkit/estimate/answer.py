@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from slmkit import footprint
 from slmkit.errors import InputError, listed
 from slmkit.estimate import fits
 from slmkit.estimate import terms as parts
 from slmkit.estimate.networks import Model, Network, network_of
-from slmkit.estimate.terms import NOT_MEASURED, Term, Use
+from slmkit.estimate.terms import METHODS, NOT_MEASURED, Term, Use
 from slmkit.estimate.times import Times, times
 
 DEFAULT_BITS = {"qlora": 4}  # others 16
@@ -31,8 +30,8 @@ class Estimate:
         Of the weights on the disk.
     terms : tuple of Term
         Of the peak; largest first within the order of groups.
-    limit_bytes, limit_origin : int and str
-        What may be used, and who says so.
+    limits : mapping of str to (int, str)
+        What may be used in "RAM" (and on a "device" of its own): bytes, and who says so.
     times : Times
     largest : dict
         The largest settings that fit, as `largest_settings`.
@@ -44,8 +43,7 @@ class Estimate:
     use: Use
     stored_bytes: int
     terms: tuple[Term, ...]
-    limit_bytes: int
-    limit_origin: str
+    limits: fits.Limits
     times: Times
     largest: dict[str, int | None]
     notes: tuple[str, ...]
@@ -67,8 +65,8 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether the larger of RAM and device stays within the limit."""
-        return max(self.ram_bytes, self.device_bytes) <= self.limit_bytes
+        """Whether every place stays within its limit."""
+        return all(parts.total(self.terms, place) <= allowed for place, (allowed, _) in self.limits.items())
 
     def facts(self) -> dict[str, Any]:
         """All of it as values for JSON; bytes, seconds and tokens/s."""
@@ -84,8 +82,7 @@ class Estimate:
             "peak_ram_bytes": self.ram_bytes,
             "peak_device_bytes": self.device_bytes or None,
             "terms": [asdict(term) for term in self.terms],
-            "limit_bytes": self.limit_bytes,
-            "limit_origin": self.limit_origin,
+            "limits": {place: {"bytes": allowed, "origin": origin} for place, (allowed, origin) in self.limits.items()},
             "fits": self.fits,
             "largest_that_fits": self.largest,
             "times": asdict(self.times),
@@ -116,7 +113,8 @@ def estimate(
     bits : {16, 8, 4} or None
         How weights are stored; None takes 4 for "qlora" and 16 otherwise.
     method : {"infer", "generate", "lora", "qlora", "last-k", "full"}
-        Scoring (which takes more than writing); writing text alone, one text at a time; adapters on all blocks, over quantised weights, on the last blocks; all weights.
+        Scoring (which takes more than writing); writing text alone, one text at a time; adapters on all blocks, over
+        quantised weights, on the last blocks; all weights.
     seq, batch : int
         Tokens of a row, and rows: of one call when scoring, in one pass when training.
     last_blocks : int or None
@@ -125,7 +123,7 @@ def estimate(
         Of the adapter.
     backend : {"bnb", "mlx"} or None
     limit_bytes : int or None
-        What may be used; None asks `footprint.memory_limit()`.
+        What may be used where the model is; None asks the machine (`footprint.memory_limit`, the card).
     train_tokens : int
         Of all training rows, for the states that "last-k" keeps of the frozen blocks.
 
@@ -142,16 +140,15 @@ def estimate(
     device = parts.device_here(backend)
     number = parts.number_bytes(device, backend)
     use = Use(width, method, seq, batch, last_blocks, rank, number, device, train_tokens)
-    limit, origin = (limit_bytes, "given") if limit_bytes else footprint.memory_limit()
+    limits = fits.limits_of(None if limit_bytes is None else (limit_bytes, "given"))
     return Estimate(
         network=net,
         use=use,
         stored_bytes=parts.stored_bytes(net, width),
         terms=parts.terms(net, use),
-        limit_bytes=limit,
-        limit_origin=origin,
+        limits=limits,
         times=times(net, use, backend),
-        largest=fits.largest_settings(net, use, limit),
+        largest=fits.largest_settings(net, use, limits),
         notes=tuple(_notes(net, use, backend)),
     )
 
@@ -169,11 +166,10 @@ def _check(
 ) -> None:
     """Raise one `InputError` with everything that is wrong."""
     wrong = []
-    for check, value in ((parts.check_bits, bits), (parts.check_method, method)):
-        try:
-            check(value)  # type: ignore[operator]
-        except InputError as error:
-            wrong.append(str(error))
+    if bits not in parts.BITS:
+        wrong.append(f"bits must be one of {', '.join(map(str, sorted(parts.BITS)))}; got {bits!r}")
+    if method not in METHODS:
+        wrong.append(f"method must be one of {', '.join(METHODS)}; got {method!r}")
     counts = {"seq": seq, "batch": batch, "rank": rank, "limit": 1 if limit_bytes is None else limit_bytes}
     wrong += [f"{name} must be at least 1; got {value!r}" for name, value in counts.items() if value < 1]
     if net.context and seq > net.context:
@@ -206,5 +202,7 @@ def _notes(net: Network, use: Use, backend: str | None) -> list[str]:
         notes.append(f"{use.batch:,} rows are read {use.rows} at a time (at most {parts.PASS_TOKENS:,} tokens a pass)")
     if use.trains and use.blocks(net) < net.layers and net.model_type in parts.CUTTABLE and not use.train_tokens:
         a_token = net.hidden * use.number_bytes
-        notes.append(f"not counted: {a_token:,} bytes for each training token, kept of the frozen blocks (1.07 GB at most)")
+        notes.append(
+            f"not counted: {a_token:,} bytes for each training token, kept of the frozen blocks (1.07 GB at most)"
+        )
     return notes

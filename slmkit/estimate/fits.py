@@ -140,18 +140,18 @@ def check_fits(
         return {}
     net, use = network_of(model), usage(bits, **how)
     found = parts.terms(net, use)
+    limits = limits_of(limit)
+    for place, (allowed, origin) in limits.items():
+        if parts.total(found, place) > allowed:
+            known = catalog.MODELS if models is None else models
+            long = f" {use.rows} rows of {use.seq} tokens at once" if how.get("seq") else ""
+            only = tuple(term for term in found if term.where == place)
+            raise NotEnoughMemory(
+                f"{net.title} at {bits} bits needs about {gigabytes(parts.total(only))} to "
+                f"{'train' if use.trains else 'score'}{long} ({_sum(grouped(only))}) but this process may use "
+                f"{gigabytes(allowed)} ({origin}). {_what_fits(allowed, bits, how, known)} {_remedy(net, use, limits)}"
+            )
     need = parts.total(found, "RAM")
-    allowed, origin = limit or footprint.memory_limit()
-    if need > allowed:
-        what = "train" if use.trains else "score"
-        asked = f" {use.rows} rows of {use.seq} tokens at once" if how.get("seq") else ""
-        arithmetic = (
-            f"{net.title} at {bits} bits needs about {gigabytes(need)} to {what}{asked} "
-            f"({_sum(grouped(found))}) but this process may use {gigabytes(allowed)} ({origin})."
-        )
-        known = catalog.MODELS if models is None else models
-        fitting = _what_fits(allowed, bits, how, known)
-        raise NotEnoughMemory(f"{arithmetic} {fitting} {_remedy(net, use, allowed)}")
     held = int(psutil.Process().memory_info().rss)
     free = footprint.available_memory()
     if limit is None and need - held > free:
@@ -174,14 +174,28 @@ def largest_that_fits(
     return found
 
 
-def needs(net: Network, use: Use) -> int:
-    """Bytes of RAM at the peak; where the device is another one, the larger of both places."""
+Limits = Mapping[str, tuple[int, str]]
+
+
+def limits_of(given: tuple[int, str] | None = None) -> dict[str, tuple[int, str]]:
+    """Bytes and who says so of each place ("RAM", and "device" where a card has memory of its own).
+
+    What is given counts for the place of the model.
+    """
+    device = footprint.device_memory()
+    if device is None:
+        return {"RAM": given or footprint.memory_limit()}
+    return {"RAM": footprint.memory_limit(), "device": given or (device, "graphics card")}
+
+
+def within(net: Network, use: Use, limits: Limits) -> bool:
+    """Whether a use stays within the limits of all places."""
     found = parts.terms(net, use)
-    return max(parts.total(found, "RAM"), parts.total(found, "device"))
+    return all(parts.total(found, place) <= allowed for place, (allowed, _) in limits.items())
 
 
-def largest_settings(net: Network, use: Use, allowed: int) -> dict[str, int | None]:
-    """The largest settings that stay within `allowed` bytes, each with the others as they are.
+def largest_settings(net: Network, use: Use, limits: Limits) -> dict[str, int | None]:
+    """The largest settings that stay within the limits, each with the others as they are.
 
     Returns
     -------
@@ -192,15 +206,15 @@ def largest_settings(net: Network, use: Use, allowed: int) -> dict[str, int | No
     context = net.context or MOST
 
     def batch(n: int) -> bool:
-        return needs(net, replace(use, batch=n)) <= allowed
+        return within(net, replace(use, batch=n), limits)
 
     def seq(n: int) -> bool:
-        return needs(net, replace(use, batch=1, seq=n)) <= allowed
+        return within(net, replace(use, batch=1, seq=n), limits)
 
     def blocks(n: int) -> bool:
-        return needs(net, replace(use, last_blocks=n)) <= allowed
+        return within(net, replace(use, last_blocks=n), limits)
 
-    bits = next((b for b in parts.BITS if needs(net, replace(use, bits=b)) <= allowed), None)
+    bits = next((b for b in parts.BITS if within(net, replace(use, bits=b), limits)), None)
     found = {"batch": _most(batch, MOST), "seq": _most(seq, context), "bits": bits}
     return found | ({"last_blocks": _most(blocks, net.layers)} if use.trains and use.method != "full" else {})
 
@@ -223,7 +237,7 @@ def _what_fits(allowed: int, bits: int, how: Mapping[str, Any], models: Mapping[
     return f"The largest model of the catalog that fits: {found[0].name} ({gigabytes(found[1])})."
 
 
-def _remedy(net: Network, use: Use, allowed: int) -> str:
+def _remedy(net: Network, use: Use, limits: Limits) -> str:
     """What would make it fit: the first of smaller training batches, fewer blocks and fewer bits that does."""
     trials: list[tuple[str, Use]] = []
     if use.trains:
@@ -233,8 +247,8 @@ def _remedy(net: Network, use: Use, allowed: int) -> str:
     trials += [(f"bits={b}", replace(use, bits=b)) for b in (8, 4) if b < use.bits]
     trials += [(f"texts of at most {n} tokens", replace(use, seq=n)) for n in (1024, 256, 64) if n < use.seq]
     for name, changed in trials:
-        need = parts.total(parts.terms(net, changed), "RAM")
-        if need <= allowed:
+        if within(net, changed, limits):
+            need = parts.total(parts.terms(net, changed), use.place)
             return f"Remedy: {name} (about {gigabytes(need)}), or {HIGHER_LIMIT}."
     return f"Remedy: a smaller model, or {HIGHER_LIMIT}."
 

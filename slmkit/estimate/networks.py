@@ -176,7 +176,8 @@ def _named(name: str) -> ModelEntry | Path:
         folder = assets.hub_folder(name)
         if folder is None:
             raise AssetError(
-                f"{name} is not on this disk, and nothing is fetched to estimate it: give its config.json, or load it once"
+                f"{name} is not on this disk, and nothing is fetched for an estimate: give its config.json, or "
+                "load it once"
             )
         return folder
     raise unknown("model", name, catalog.MODELS)
@@ -212,7 +213,8 @@ def _from_config(config: Mapping[str, Any], name: str, title: str, n_parameters:
         known = {**config, "n_parameters": n_parameters} if n_parameters else config
         return _from_shape(replace(shapes.shape_of({**known, "name": name}), title=title))
     try:
-        counts, sizes = architectures.count_parameters(config), architectures.sizes(config)
+        counts = architectures.count_parameters(config)
+        sizes: dict[str, Any] = architectures.sizes(config)
     except InputError as error:
         if not n_parameters:
             raise InputError(f"{name}: {error}") from error

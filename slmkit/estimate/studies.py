@@ -63,9 +63,7 @@ def _seconds(item: Mapping[str, Any], net: Network | None) -> float:
     flop = 2 * net.n_parameters * forward
     if item["method"] == "lora":
         kept = min(item.get("last_blocks") or net.layers, net.layers) / net.layers
-        once = (
-            2 * net.n_parameters * (1 - kept) * n_train * tokens
-        )  # blocks below the first trained one: computed once
+        once = 2 * net.n_parameters * (1 - kept) * n_train * tokens  # blocks below the first trained one: computed once
         flop += 4 * net.n_parameters * kept * n_train * tokens * (item.get("epochs") or 1) + once
     slower = FOUR_BIT_SLOWER if item["bits"] != 16 else 1.0
     starts = 2 if item["method"] == "lora" else 1  # training and scoring have a process each

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from slmkit import footprint
-from slmkit.errors import InputError, listed
+from slmkit.errors import InputError
 from slmkit.estimate.activations import kept_bytes, mask_bytes, passing_bytes
 from slmkit.estimate.networks import BLOCK, Matrix, Network
 
@@ -119,13 +119,6 @@ def check_bits(bits: int) -> int:
     if bits not in BITS:
         raise InputError(f"bits must be one of {', '.join(map(str, sorted(BITS)))}; got {bits!r}")
     return bits
-
-
-def check_method(method: str) -> str:
-    """Return the method if it is one that can be estimated, else raise `InputError`."""
-    if method not in METHODS:
-        raise InputError(f"method must be one of {listed(METHODS)}; got {method!r}")
-    return method
 
 
 def device_here(backend: str | None = None) -> str:
@@ -295,15 +288,16 @@ def _runtime(net: Network, use: Use) -> Iterator[Term]:
         yield Term("trainer", "runtime", TRAINER_BYTES, "RAM", "peft and the backward pass's own memory; measured")
     if use.device == "cuda":
         yield Term("CUDA context", "runtime", CUDA_BYTES, "device", "context and kernels of torch and bitsandbytes")
-    if use.number_bytes == 2 and net.file_bytes == 4 and use.bits == 16:
-        copied = net.n_parameters * 4
-        working = total(list(_working(net, use)))
-        why = "the published float32 file is read while it is narrowed; what computing takes later is less"
-        yield Term("reading the file", "buffers", copied - working, "RAM", why)
+    if use.bits == 16 and (use.device == "cuda" or (use.number_bytes == 2 and net.file_bytes == 4)):
+        copied = net.n_parameters * net.file_bytes
+        working = 0 if use.device == "cuda" else total(list(_working(net, use)))
+        why = f"the file of {net.file_bytes}-byte numbers is read while it is narrowed or moved; what computing takes"
+        yield Term("reading the file", "buffers", copied - working, "RAM", f"{why} later is less")
 
 
 def _preparing(net: Network, use: Use, found: list[Term]) -> Iterator[Term]:
     making = round(PREPARING_BYTES[use.bits] * net.n_parameters)
     already = total(found) - sum(term.n_bytes for term in found if term.group == "runtime")
-    why = f"a copy is made first: {net.n_parameters / 1e6:,.0f} M parameters x {PREPARING_BYTES[use.bits]} bytes; measured"
+    million = net.n_parameters / 1e6
+    why = f"a copy is made first: {million:,.0f} M parameters x {PREPARING_BYTES[use.bits]} bytes; measured"
     yield Term("making the copy", "buffers", making - already, "RAM", why)
