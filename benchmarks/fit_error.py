@@ -21,7 +21,7 @@ import json
 import os
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks import common, random_checkpoint
 from slmkit import catalog, estimate, jobs
+from slmkit.errors import MissingExtra
 from slmkit.estimate.terms import TOKENIZER_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,6 +165,38 @@ def recorded(folder: Path = RECORDS) -> Iterator[dict[str, Any]]:
             yield found
 
 
+def again(table: Path) -> Iterator[dict[str, Any]]:
+    """The measured cases of a table with today's predictions; the full-size records are read anew instead."""
+    with open(table, encoding="utf-8", newline="") as file:
+        known = {_key(one): one for one in csv.DictReader(file)}
+    for case in CASES:
+        one = known.get(_key(vars(case)))
+        if one is not None:
+            found = row(case, int(one["measured_bytes"]), float(one["measured_s"]) if one["measured_s"] else None)
+            print(_line(found))
+            yield found
+
+
+def _key(values: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(str(values[name] or "") for name in ("model", "bits", "method", "seq", "batch", "last_blocks"))
+
+
+def draw(table: Path, picture: Path) -> None:
+    """The scatter plot of a table, as a page of its own or as a picture."""
+    import pandas as pd
+
+    from slmkit import plots
+
+    figure = plots.predicted_vs_measured(pd.read_csv(table))
+    if picture.suffix == ".html":
+        figure.write_html(picture, include_plotlyjs=True)
+        return
+    try:
+        figure.write_image(picture)
+    except ValueError as error:
+        raise MissingExtra(f"{picture} cannot be drawn ({error}): pip install kaleido, or give a .html") from error
+
+
 def write(rows: Sequence[dict[str, Any]], facts: dict[str, Any], out: Path) -> None:
     """The table as CSV with machine and versions in every line."""
     machine, versions = facts["machine"], facts["versions"]
@@ -194,11 +227,18 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose model or method holds this")
     parser.add_argument("--folder", type=Path, help="where random checkpoints are kept and looked for")
     parser.add_argument("--out", type=Path, default=OUT, help="the table, CSV")
+    parser.add_argument("--again", action="store_true", help="predict anew what --out holds measured; measure nothing")
+    parser.add_argument(
+        "--plot", type=Path, help="the scatter plot: .html, or .svg and .png where kaleido is installed"
+    )
     arguments = parser.parse_args()
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     facts = common.describe()
     cases = [case for case in CASES if arguments.only in f"{case.model} {case.method}"]
     rows = []
+    if arguments.again:
+        rows = list(again(arguments.out))
+        cases = []
     with tempfile.TemporaryDirectory() as name:
         os.environ.setdefault("SLMKIT_CACHE", str(Path(name) / "cache"))
         for one in measure(cases, arguments.folder or Path(name)):
@@ -209,6 +249,8 @@ def main() -> int:
             rows.append(one)
             print(_line(one))
     write(rows, facts, arguments.out)
+    if arguments.plot:
+        draw(arguments.out, arguments.plot)
     found = summary(rows)
     judged = [one for one in rows if one["part"] != "calibration"] or rows
     errors = [abs(one["error"]) for one in judged]

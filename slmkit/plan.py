@@ -89,7 +89,7 @@ class Step:
             return 0.0, 0
         if self.source is not None and self.source.revision == "builtin":
             return BUILTIN_S, BUILTIN_BYTES
-        facts = {
+        facts: dict[str, Any] = {
             "method": self.method,
             "model": self.source,
             "bits": self.bits,

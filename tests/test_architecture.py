@@ -21,8 +21,8 @@ LIBRARY = ROOT / "slmkit"
 FLOORS = {
     3: "__main__ data_commands model_commands fit_commands console report report_tables cards study plan arguments "
     "folder evaluate bulk",
-    2: "estimator floor classify finetune distill cascade runs configurations plots score_plots verdict datasheets "
-    "workshop",
+    2: "estimator floor classify finetune distill cascade runs configurations plots fit_plots score_plots verdict "
+    "datasheets workshop",
     1: "backends tasks shapes footprint energy estimate jobs doctor ledger",
     0: "catalog architectures files hub assets data alike stratify splits splitfile leaks labels columns excel tables "
     "parquet partfile licences sources fetch prompts metrics text errors",
