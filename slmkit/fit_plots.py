@@ -86,7 +86,7 @@ def _markers(part: str, rows: pd.DataFrame) -> go.Scatter:
         x=rows["measured_bytes"] / 1e9,
         y=rows["predicted_bytes"] / 1e9,
         mode="markers",
-        name=f"{part} ({len(rows)})",
+        name=f"{text.escape(part, NAME_LIMIT)} ({len(rows)})",
         marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 1, "color": "white"}},
         customdata=names,
         hovertemplate="%{customdata}<br>measured %{x:.2f} GB, predicted %{y:.2f} GB<extra></extra>",

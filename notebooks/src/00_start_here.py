@@ -48,8 +48,9 @@ print(doctor.render(doctor.checks()))
 
 # %%
 import pandas as pd
-from slmkit import plots
 from slmkit_data import path
+
+from slmkit import plots
 
 needed = slmkit.estimate("smollm2-135m-instruct", method="last-k", last_blocks=8)
 print(f"LoRA on the last 8 blocks: about {needed.peak_bytes / 1e9:.1f} GB; fits here: {'yes' if needed.fits else 'no'}")

@@ -13,8 +13,8 @@ from slmkit.estimate.answer import Estimate, estimate
 from slmkit.estimate.fits import check_fits, gigabytes, largest_settings, largest_that_fits, model_memory, stored_bytes
 from slmkit.estimate.networks import Network, network_of
 from slmkit.estimate.studies import duration, study_estimate
-from slmkit.estimate.terms import BITS, METHODS, PREPARING_BYTES, Term, Use, terms
-from slmkit.estimate.times import Times, times
+from slmkit.estimate.terms import BITS, METHODS, PREPARING_BYTES, Term, Use
+from slmkit.estimate.times import Times
 
 __all__ = [
     "BITS",
@@ -35,8 +35,6 @@ __all__ = [
     "network_of",
     "stored_bytes",
     "study_estimate",
-    "terms",
-    "times",
 ]
 
 

@@ -48,11 +48,16 @@ def kept_bytes(net: Network, number: int, *, rank: int) -> int:
     return norms + number * (inputs + attention + mlp + ranks)
 
 
-def mask_bytes(net: Network, rows: int, tokens: int, number: int) -> int:
-    """Bytes of what says which token sees which, for rows of different lengths; with capped scores, of the scores.
+def scores_bytes(net: Network, rows: int, tokens: int) -> int:
+    """Bytes of attention scores that one trained block keeps, where they exist as a whole."""
+    return rows * net.heads * tokens * tokens * net.score_bytes
 
-    Boolean, and once more as numbers where attention wants them so.
+
+def mask_bytes(net: Network, rows: int, tokens: int, number: int) -> int:
+    """Bytes of what says which token sees which, for rows of different lengths, and of scores while they are computed.
+
+    The mask is boolean, and once more in numbers where attention wants it so.
     """
     cells = rows * tokens * tokens
-    scores = cells * net.heads * (FLOAT32 + 2 * number) if net.softcap else 0
+    scores = 2 * FLOAT32 * cells * net.heads if net.score_bytes else 0
     return scores + (cells * (1 + number) if rows > 1 else 0)

@@ -184,6 +184,8 @@ def _check(
         wrong.append(f"full training changes the weights themselves, which needs 16 bits; got {bits}")
     if method in ("lora", "qlora", "last-k") and net.kind != "decoder":
         wrong.append(f"{net.title} is an encoder: it gets a linear head on its vectors and no adapter (method infer)")
+    if method == "generate" and net.kind != "decoder":
+        wrong.append(f"{net.title} is an encoder and writes no text (method infer)")
     if backend is not None and backend not in DEVICES:
         wrong.append(f"backend must be one of {listed(DEVICES)}; got {backend!r}")
     if wrong:

@@ -20,6 +20,7 @@ from slmkit.shapes import Shape
 
 BLOCK = 64  # numbers that share a scale; a row that it does not divide stays in 16 bits
 SMALL_TABLE = 1024  # rows up to which an embedding stays in 16 bits
+WHOLE_SCORES = {"falcon": 4}
 FILE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
@@ -71,8 +72,9 @@ class Network:
     tied : bool
     window : int or None
         Tokens a block with a sliding window sees, and `windowed` blocks have one.
-    softcap : bool
-        Attention scores are capped, so that they are computed as a whole.
+    score_bytes : int
+        What the backward pass needs of each attention score, where no fused kernel computes them: capped ones in
+        three number types, Falcon's shared key for many queries in float32. 0 where they never exist as a whole.
     file_bytes : int
         Bytes of a number in the published file.
     exact : bool
@@ -103,7 +105,7 @@ class Network:
     tied: bool = True
     window: int | None = None
     windowed: int = 0
-    softcap: bool = False
+    score_bytes: int = 0
     file_bytes: int = 2
     exact: bool = True
 
@@ -244,7 +246,7 @@ def _from_config(config: Mapping[str, Any], name: str, title: str, n_parameters:
         tied=not untied,
         window=window,
         windowed=windowed,
-        softcap=bool(config.get("attn_logit_softcapping")),
+        score_bytes=8 if config.get("attn_logit_softcapping") else WHOLE_SCORES.get(this.model_type, 0),
         file_bytes=FILE_BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2),
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from slmkit import footprint
 from slmkit.errors import InputError
-from slmkit.estimate.activations import kept_bytes, mask_bytes, passing_bytes
+from slmkit.estimate.activations import kept_bytes, mask_bytes, passing_bytes, scores_bytes
 from slmkit.estimate.networks import BLOCK, Matrix, Network
 
 BITS = (16, 8, 4)
@@ -223,6 +223,9 @@ def _working(net: Network, use: Use) -> Iterator[Term]:
         n = use.blocks(net)
         why = f"{said} x {kept:,} bytes that each of {n} trained blocks keeps for the backward pass, x {SLACK}"
         yield Term("activations", "activations", round(SLACK * kept * n * tokens), use.place, why)
+        scores = scores_bytes(net, use.rows, use.seq)
+        why = f"{use.rows} rows x {net.heads} heads x {use.seq} x {use.seq} scores, which {n} blocks keep, x {SLACK}"
+        yield Term("attention scores", "activations", round(SLACK * scores * n), use.place, why)
     why = f"{said} x {passing // max(1, tokens):,} bytes at the widest place of a block, x {SLACK}"
     yield Term("passing activations", "activations", round(SLACK * passing), use.place, why)
     why = f"{use.rows} rows x {use.seq} x {use.seq} tokens that may see each other"
