@@ -78,9 +78,9 @@ def _line(low: float, high: float, times: float, name: str | None = None) -> go.
 def _markers(part: str, rows: pd.DataFrame) -> go.Scatter:
     colour, symbol = STYLES.get(part, _OTHER)
     names = [
-        f"{text.escape(str(r.model), NAME_LIMIT)}, {r.bits} bits, {text.escape(str(r.method))}, {r.batch} x {r.seq} "
-        f"tokens: {100 * (r.predicted_bytes / r.measured_bytes - 1):+.1f} %"
-        for r in rows.itertuples()
+        f"{text.escape(str(r['model']), NAME_LIMIT)}, {r['bits']} bits, {text.escape(str(r['method']))}, "
+        f"{r['batch']} x {r['seq']} tokens: {100 * (r['predicted_bytes'] / r['measured_bytes'] - 1):+.1f} %"
+        for r in rows.to_dict("records")
     ]
     return go.Scatter(
         x=rows["measured_bytes"] / 1e9,
