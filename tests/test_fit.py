@@ -360,7 +360,7 @@ def test_the_picture_shows_every_pair_of_the_table() -> None:
 
 def test_the_readme_states_the_published_error() -> None:
     rows: list[dict[str, Any]] = [{**row, "error": float(row["error"]), "measured_s": None} for row in table()]
-    readme = (Path(fit_error.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(fit_error.__file__).parent / "RESULTS.md").read_text(encoding="utf-8")
     for part, found in fit_error.summary(rows).items():
         if isinstance(found, dict):
             line = f"| {part} | {found['n']} | {100 * found['median']:.1f} % | {100 * found['worst']:.1f} % |"

@@ -44,17 +44,11 @@ print(doctor.render(doctor.checks()))
 # ## Will it fit?
 #
 # A model's configuration is enough to say what it will take, before anything is loaded. `slmkit fit MODEL` in a terminal
-# shows every term with its reason. The picture shows how far such estimates were from what was measured, pair by pair.
+# shows every term with its reason; how far such estimates are off was measured (`benchmarks/RESULTS.md`).
 
 # %%
-import pandas as pd
-from slmkit_data import path
-
-from slmkit import plots
-
 needed = slmkit.estimate("smollm2-135m-instruct", method="last-k", last_blocks=8)
 print(f"LoRA on the last 8 blocks: about {needed.peak_bytes / 1e9:.1f} GB; fits here: {'yes' if needed.fits else 'no'}")
-plots.predicted_vs_measured(pd.read_csv(path("fit") / "fit_error.csv"))
 
 # %% [markdown]
 # ## Look at the data first
