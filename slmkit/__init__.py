@@ -26,7 +26,19 @@ _WHERE = {
     "Run": "runs",
     "read_runs": "runs",
 }
-_MODULES = ("backends", "catalog", "classify", "data", "doctor", "metrics", "plots", "report", "runs", "tasks")
+_MODULES = (
+    "backends",
+    "catalog",
+    "classify",
+    "data",
+    "doctor",
+    "estimate",
+    "metrics",
+    "plots",
+    "report",
+    "runs",
+    "tasks",
+)
 __all__ = [*_WHERE, *_MODULES]
 
 

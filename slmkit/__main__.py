@@ -1,4 +1,4 @@
-"""The command line: `slmkit study`, `report`, `classify`, `data`, `models`, `doctor` and `demo`.
+"""The command line: `slmkit study`, `report`, `classify`, `data`, `models`, `fit`, `doctor` and `demo`.
 
 Every command imports what it needs when it runs, so that `slmkit --help` is quick. Results go to stdout, progress to
 stderr. Exit codes: 0 done, 1 unexpected, 2 something the person can mend, 130 stopped by Ctrl-C. A study of which some
@@ -220,6 +220,26 @@ def models(
     if install is not None:
         return model_commands.install(install)
     model_commands.show(name, fits, as_json)
+
+
+@app.command(short_help="What a model takes here, and why.")
+def fit(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, folder, GGUF, config.json or hub id.")],
+    bits: Annotated[int | None, typer.Option(help="16, 8 or 4; 4 for qlora and 16 otherwise by default.")] = None,
+    method: Annotated[str, typer.Option(help="infer, generate, lora, qlora, last-k or full.")] = "infer",
+    last_k: Annotated[int | None, typer.Option(metavar="N", help="Blocks that are trained; 8 for last-k.")] = None,
+    rank: Annotated[int, typer.Option(metavar="R", help="Of the adapter.")] = 16,
+    seq: Annotated[int, typer.Option(metavar="N", help="Tokens of a row.")] = 128,
+    batch: Annotated[int, typer.Option(metavar="N", help="Rows: of a call, or at once in training.")] = 4,
+    limit: Annotated[str | None, typer.Option(metavar="SIZE", help="Instead of the limit found: 2GB.")] = None,
+    backend: Annotated[str | None, typer.Option(help="bnb or mlx; the best that runs here by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Say what a model takes here, term by term and why, and the largest settings that fit; nothing is loaded."""
+    from slmkit import fit_commands
+
+    how: dict[str, Any] = {"bits": bits, "method": method, "seq": seq, "batch": batch, "last_blocks": last_k}
+    fit_commands.show(model, limit=limit, as_json=as_json, rank=rank, backend=backend, **how)
 
 
 @app.command(short_help="What this machine can do.")

@@ -170,6 +170,11 @@ def on_disk(name: str) -> bool:
     return packaged(entry) is not None or _hub_copy(entry.hub_id, _pinned(entry.hub_id))[0] is not None
 
 
+def hub_folder(hub_id: str) -> Path | None:
+    """The snapshot of a hub repository on this disk, None where there is no usable one; the hub is not called."""
+    return _hub_copy(hub_id, _pinned(hub_id))[0]
+
+
 def check_folder(folder: Path) -> dict[str, Any]:
     """Check a Hugging Face folder before anything is loaded from it, and return its config.
 

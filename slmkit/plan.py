@@ -89,7 +89,7 @@ class Step:
             return 0.0, 0
         if self.source is not None and self.source.revision == "builtin":
             return BUILTIN_S, BUILTIN_BYTES
-        facts = {
+        facts: dict[str, Any] = {
             "method": self.method,
             "model": self.source,
             "bits": self.bits,
@@ -99,6 +99,8 @@ class Step:
             "epochs": self.params.get("epochs"),
             "shots": self.params.get("shots"),
         }
+        if self.trains_weights:
+            facts["train_tokens"] = round(facts["mean_tokens"] * len(split.train))
         found = estimate.study_estimate([{**facts, **_sizes(self.params)}])
         return found["seconds"], found["peak_bytes"]
 
@@ -263,8 +265,11 @@ def lines(plan: Plan, todo: Sequence[tuple[Step, float, int]]) -> list[str]:
 
 
 def _sizes(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of LoRA that decide its memory, named as `estimate` names them."""
+    """The arguments of LoRA that decide its memory, named as `estimate` names them; the length of a text only where a
+    single one may be longer than a batch."""
     names = {"max_batch_tokens": "batch_tokens", "last_blocks": "last_blocks", "rank": "rank"}
+    if "max_batch_tokens" in params and (params.get("max_length") or 0) > params["max_batch_tokens"]:
+        names["max_length"] = "seq"
     return {ours: params[theirs] for theirs, ours in names.items() if params.get(theirs) is not None}
 
 
