@@ -75,9 +75,10 @@ def lines(found: Estimate) -> list[str]:
 def _setting(name: str, value: int | None, found: Estimate) -> str:
     words = SETTINGS[name].format(seq=found.use.seq)
     if value is None:
-        return f"no {words.removesuffix(' at most')}"
+        return f"not with any number of {words.removesuffix(' at most')}"
     return f"any number of {words}" if value >= MOST else f"{value:,} {words}"
 
 
 def _seconds(span: tuple[float, float]) -> str:
-    return f"{span[0]:.2g} to {span[1]:.2g} s"
+    low, high = (f"{value:,.0f}" if value >= 10 else f"{value:.2g}" for value in span)
+    return f"{low} to {high} s"
