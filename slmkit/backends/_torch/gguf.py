@@ -34,6 +34,7 @@ def convert(gguf: Path, folder: Path) -> None:
         {name: tensor.contiguous() for name, tensor in weights.items()}, folder / "model.safetensors", {"format": "pt"}
     )
     config = model.config
+    config.architectures = [type(model).__name__]
     if hasattr(config, "quantization_config"):
         del config.quantization_config
     config.save_pretrained(folder)
