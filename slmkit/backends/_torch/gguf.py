@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from slmkit.errors import AssetError
 
@@ -24,7 +24,12 @@ def convert(gguf: Path, folder: Path) -> None:
     """
     log.info("de-quantising %s once", gguf.name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        model = AutoModelForCausalLM.from_pretrained(
+            gguf.parent,
+            gguf_file=gguf.name,
+            dtype=torch.bfloat16,
+            quantization_config=GgufConfig(dequantize=True),  # else blocks stay packed where a kernel is installed
+        )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except (ValueError, KeyError, OSError, NotImplementedError, IndexError) as error:
         raise AssetError(f"{gguf} cannot be read as GGUF: {error}") from error
