@@ -24,15 +24,18 @@ def convert(gguf: Path, folder: Path) -> None:
     """
     log.info("de-quantising %s once", gguf.name)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, facts = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
             dtype=torch.bfloat16,
             quantization_config=GgufConfig(dequantize=True),  # else blocks stay packed where a kernel is installed
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     except (ValueError, KeyError, OSError, NotImplementedError, IndexError) as error:
         raise AssetError(f"{gguf} cannot be read as GGUF: {error}") from error
+    if missing := sorted(map(str, facts["missing_keys"])):  # transformers gives them random numbers and goes on
+        raise AssetError(f"{gguf} lacks weights of {len(missing)} layers, {', '.join(missing[:3])} among them")
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     weights = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     save_file(
