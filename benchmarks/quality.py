@@ -41,10 +41,9 @@ def show(runs: list[Any]) -> None:
     for run in runs:
         size = f"{run.stored_bytes / 1e6:.0f}" if run.stored_bytes else "-"
         p = "-" if run.p_vs_floor is None else f"{run.p_vs_floor:.2g}"
-        print(
-            f"{run.model or run.task:<24}{run.method:<10}{run.bits or '-':>5}{run.seed:>5}{run.n_test:>6}"
-            f"{run.accuracy:>10.2%}   {run.accuracy_low:.2%}-{run.accuracy_high:.2%}{run.macro_f1:>10.2%}{run.fit_s:>9.1f}{size:>7}  {p}"
-        )
+        score = f"{run.accuracy:>10.2%}   {run.accuracy_low:.2%}-{run.accuracy_high:.2%}{run.macro_f1:>10.2%}"
+        what = f"{run.model or run.task:<24}{run.method:<10}{run.bits or '-':>5}{run.seed:>5}{run.n_test:>6}"
+        print(f"{what}{score}{run.fit_s:>9.1f}{size:>7}  {p}")
 
 
 def study(arguments: Any, task: str, methods: str, bits: tuple[int, ...], seeds: list[int], **other: Any) -> Any:

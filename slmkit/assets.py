@@ -126,12 +126,12 @@ def packaged(entry: catalog.ModelEntry) -> Path | None:
 
 def weight_files(entry: catalog.ModelEntry) -> list[Path]:
     """The files in installed packages that hold the weights, in order; empty where one of them is not installed."""
-    pairs = (
-        [(part.package, part.file) for part in entry.parts] if entry.parts else [(entry.package, entry.package_file)]
-    )
-    found = [path for pair in pairs if (path := _installed(*pair))]
-    whole = len(found) == len(pairs)
-    return [path / "model.safetensors" if path.is_dir() else path for path in found] if whole else []
+    if entry.parts:
+        found = [_installed(part.package, part.file) for part in entry.parts]
+    else:
+        found = [_installed(entry.package, entry.package_file)]
+    paths = [path / "model.safetensors" if path.is_dir() else path for path in found if path]
+    return paths if len(paths) == len(found) else []
 
 
 def _installed(package: str | None, file: str | None) -> Path | None:
