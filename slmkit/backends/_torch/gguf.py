@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 def convert(gguf: Path, folder: Path) -> None:
     """Write config, bfloat16 safetensors and tokenizer of a GGUF file into `folder`.
 
-    Raises `AssetError` when transformers cannot read the file or its architecture.
+    Raises `AssetError` when transformers cannot read the file or its architecture, or when weights are missing in it.
     """
     log.info("de-quantising %s once", gguf.name)
     try:
@@ -35,7 +35,7 @@ def convert(gguf: Path, folder: Path) -> None:
     except (ValueError, KeyError, OSError, NotImplementedError, IndexError) as error:
         raise AssetError(f"{gguf} cannot be read as GGUF: {error}") from error
     if missing := sorted(map(str, facts["missing_keys"])):  # transformers gives them random numbers and goes on
-        raise AssetError(f"{gguf} lacks weights of {len(missing)} layers, {', '.join(missing[:3])} among them")
+        raise AssetError(f"{gguf} lacks {len(missing)} of its weights, {', '.join(missing[:3])} among them")
     tied = set(getattr(model, "all_tied_weights_keys", None) or ())
     weights = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
     save_file(
