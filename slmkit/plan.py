@@ -18,7 +18,20 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit import arguments, assets, backends, catalog, classify, data, estimate, footprint, leaks, splitfile, tasks
+from slmkit import (
+    arguments,
+    assets,
+    backends,
+    catalog,
+    classify,
+    data,
+    estimate,
+    footprint,
+    leaks,
+    licences,
+    splitfile,
+    tasks,
+)
 from slmkit.assets import ModelSource
 from slmkit.backends.base import check_bits
 from slmkit.data import Split
@@ -182,6 +195,9 @@ def make(
     folder = Path(out).expanduser()
     arguments.check_out(folder, problems)
     wanted = arguments.listed("model", models, str, problems) if any(_needs(n) for n in names) else []
+    for name in wanted if accept_license else ():
+        if name in catalog.MODELS:
+            licences.accept_model(catalog.MODELS[name])
     here = {name: arguments.said(assets.resolve, name, problems=problems) for name in wanted if not _to_fetch(name)}
     given_split = arguments.said(GivenSplit.of, split, test_file, problems=problems)
     found = arguments.said(tasks.get, task, text_column, label_column, given_split, relabel, problems=problems)

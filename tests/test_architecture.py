@@ -25,7 +25,7 @@ FLOORS = {
     "datasheets workshop",
     1: "backends tasks shapes footprint energy estimate jobs doctor ledger",
     0: "catalog architectures files hub assets data alike stratify splits splitfile leaks labels columns excel tables "
-    "parquet partfile licences sources fetch prompts metrics text errors",
+    "parquet partfile licences places pieces sources fetch prompts metrics text errors",
 }
 COMMAND_LINE = {"__main__", "console", "data_commands", "fit_commands", "model_commands"}
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
