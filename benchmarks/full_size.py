@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import common, full_size_work
-from slmkit import architectures, estimate, files, footprint, jobs
+from slmkit import architectures, files, footprint, jobs
 from slmkit.catalog import MODELS, ModelEntry, config_values
 from slmkit.errors import InputError, MissingExtra
 
@@ -42,6 +42,7 @@ FAMILIES = {
 }
 LOAD_PEAKS = {"mistral-7b-v0.1": 6e9}  # bytes of memory, 4 bits on a CPU
 STEP_PEAKS = {"mistral-7b-v0.1": 7e9, "phi-3-mini-4k-instruct": 4.5e9}  # bytes on CUDA
+STORED_BITS = {16: (16.0, 16.0), 8: (8.5, 8.5), 4: (4.127, 4.5)}  # linear layers (scales quantised too), embeddings
 STEP_ROWS = {"cpu": (1, 128), "cuda": (2, 512)}  # rows, tokens
 LAST_BLOCKS = 8
 
@@ -58,7 +59,7 @@ def entry_of(family: str) -> ModelEntry:
 def computed_bytes(entry: ModelEntry, bits: int) -> int:
     """Stored bytes by arithmetic: parameters counted from the configuration times the bits of each kind."""
     counts = architectures.count_parameters(config_values(entry))
-    linear, embedding = estimate.STORED_BITS[bits]
+    linear, embedding = STORED_BITS[bits]
     total = (counts["linear"] + counts["head"]) * linear + counts["embedding"] * embedding
     return round((total + counts["norms_and_biases"] * 16) / 8)
 

@@ -34,6 +34,7 @@ _MODULES = (
     "classify",
     "data",
     "doctor",
+    "estimate",
     "metrics",
     "plots",
     "report",

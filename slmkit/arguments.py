@@ -11,6 +11,7 @@ from typing import Any
 from slmkit import classify, stored
 from slmkit.assets import ModelSource
 from slmkit.errors import SlmkitError, unknown
+from slmkit.tasks import Task
 
 
 def listed(kind: str, value: Any, of: type, problems: list[str]) -> list[Any]:
@@ -96,3 +97,17 @@ def one_width(sources: Sequence[ModelSource], asked: Sequence[int] | None) -> It
     for source in sources:
         if source.stored and asked and len(asked) > 1:
             yield f"{source.name} is stored in {source.stored.bits} bits and runs in these only"
+
+
+def of_methods(
+    names: list[str], task: Task, shots: int, epochs: float, params: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """All arguments of every method in use, defaults included: the study's, the task's, and `params` above both."""
+    common = {"shots": shots, "epochs": epochs, "noun": task.noun.capitalize()}
+    common |= {"instruction": task.instruction, "label_words": dict(task.label_words)}
+    found = {}
+    for name in dict.fromkeys(["floor", *names]):
+        known = classify.METHODS[name]().get_params()
+        own = {key: value for key, value in known.items() if key not in ("model", "bits", "backend", "seed")}
+        found[name] = {**own, **{key: value for key, value in common.items() if key in own}, **params.get(name, {})}
+    return found

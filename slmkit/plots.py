@@ -27,6 +27,7 @@ from slmkit.configurations import (
     machine_name,
 )
 from slmkit.errors import InputError
+from slmkit.fit_plots import predicted_vs_measured
 from slmkit.runs import Run
 from slmkit.score_plots import (
     FAINT,
@@ -42,7 +43,15 @@ from slmkit.score_plots import (
 )
 from slmkit.verdict import verdicts
 
-__all__ = ["accuracy_vs_footprint", "bits_cost", "calibration", "pareto", "per_class_recall", "verdicts"]
+__all__ = [
+    "accuracy_vs_footprint",
+    "bits_cost",
+    "calibration",
+    "pareto",
+    "per_class_recall",
+    "predicted_vs_measured",
+    "verdicts",
+]
 
 STYLES = {  # method -> colour, marker
     "floor": ("#7a7a7a", "x"),

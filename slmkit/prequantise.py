@@ -185,7 +185,8 @@ def _card(source: ModelSource, engine: Backend, bits: int, done: Stored, weights
     entry = catalog.MODELS.get(source.name)
     licence = "not known here; ask where the model came from"
     if entry is not None:
-        licence = entry.licence + (f" (terms to accept at the hub page of {entry.hub_id})" if entry.gated else "")
+        gate = f"terms to accept at the hub page of {entry.hub_id}" if entry.gated else ""
+        licence = ". ".join(filter(None, [entry.licence, entry.terms or gate]))
     with open(weights, "rb") as file:
         header = int.from_bytes(file.read(8), "little")
     is_path = source.folder == Path(source.name).expanduser() or source.name.endswith(".gguf")

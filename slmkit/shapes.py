@@ -118,24 +118,46 @@ def _safetensors_parameters(path: Path) -> int:
 
 
 def _from_gguf(path: Path) -> Shape:
-    """Shape from a GGUF header: magic, version, counts, key-value pairs, then name and dimensions of each tensor."""
+    return _from_config(gguf_config(path), path.stem)
+
+
+_GGUF_TYPES = {"gemma3": "gemma3_text"}  # other architectures have the name that transformers gives them
+
+
+def gguf_config(path: Path) -> dict[str, Any]:
+    """The sizes in a GGUF header under the keys of a config.json, n_parameters counted.
+
+    Read: magic, version, counts, key-value pairs, then name and dimensions of each tensor; no weights. Raises
+    `AssetError` for a file that cannot be read.
+    """
     try:
         with open(path, "rb") as stream:
             magic, _, n_tensors, n_pairs = struct.unpack("<4sIQQ", stream.read(24))
             if magic != b"GGUF":
                 raise ValueError("it does not begin with GGUF")
             pairs = dict(_gguf_pair(stream) for _ in range(n_pairs))
-            n_parameters = sum(_gguf_tensor(stream) for _ in range(n_tensors))
+            tensors = dict(_gguf_tensor(stream) for _ in range(n_tensors))
     except (OSError, ValueError, KeyError, struct.error, MemoryError) as error:
         raise AssetError(f"{path} cannot be read as GGUF: {error}") from error
     prefix = pairs.get("general.architecture", "")
-    config = {
-        "n_parameters": n_parameters,
-        "hidden_size": pairs.get(f"{prefix}.embedding_length"),
-        "num_hidden_layers": pairs.get(f"{prefix}.block_count"),
+    names = {
+        "hidden_size": "embedding_length",
+        "num_hidden_layers": "block_count",
+        "num_attention_heads": "attention.head_count",
+        "num_key_value_heads": "attention.head_count_kv",
+        "head_dim": "attention.key_length",
+        "intermediate_size": "feed_forward_length",
+        "max_position_embeddings": "context_length",
+        "sliding_window": "attention.sliding_window",
+    }
+    config = {key: pairs.get(f"{prefix}.{name}") for key, name in names.items()}
+    return {
+        **{key: value for key, value in config.items() if value is not None},
+        "model_type": _GGUF_TYPES.get(prefix, prefix),
+        "n_parameters": sum(tensors.values()),
+        "tie_word_embeddings": "output.weight" not in tensors,
         "vocab_size": pairs.get("tokenizer.ggml.tokens") or pairs.get(f"{prefix}.vocab_size"),
     }
-    return _from_config(config, path.stem)
 
 
 def _gguf_pair(stream: BinaryIO) -> tuple[str, Any]:
@@ -161,12 +183,12 @@ def _gguf_text(stream: BinaryIO) -> str:
     return stream.read(length).decode("utf-8", errors="replace")
 
 
-def _gguf_tensor(stream: BinaryIO) -> int:
-    _gguf_text(stream)
+def _gguf_tensor(stream: BinaryIO) -> tuple[str, int]:
+    name = _gguf_text(stream)
     n_dimensions = _unpack(stream, "I")
     parameters = math.prod(_unpack(stream, "Q") for _ in range(n_dimensions))
     stream.read(4 + 8)  # type and offset
-    return parameters
+    return name, parameters
 
 
 def _unpack(stream: BinaryIO, code: str) -> Any:

@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from slmkit import assets, fetch, files, hub
+from slmkit import assets, fetch, files, hub, places
 from slmkit.errors import AssetError
 
 log = logging.getLogger(__name__)
@@ -267,7 +267,7 @@ def _fits(filename: str, pattern: str) -> bool:
 
 
 def _roots() -> list[tuple[str, Path]]:
-    mirror = assets.mirror()
+    mirror = places.mirror()
     return [*([("mirror", mirror)] if mirror else []), ("cache", data_dir())]
 
 

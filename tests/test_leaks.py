@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmkit import alike, assets, data, leaks, tasks
+from slmkit import alike, data, leaks, places, tasks
 from slmkit.errors import InputError
 
 WORDS = [a + b + c for a in "bdfgklmn" for b in "aeiou" for c in "bdfgklmn"]
@@ -193,7 +193,7 @@ def test_a_split_of_our_own_leaves_the_guard_nothing(seed: int, copies: int, gro
 
 @pytest.fixture
 def real_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if assets.mirror() is None:
+    if places.mirror() is None:
         if not MIRROR.is_dir():
             pytest.skip("the data sets are not here; set SLMKIT_ASSETS to a folder that holds them")
         monkeypatch.setenv("SLMKIT_ASSETS", str(MIRROR))

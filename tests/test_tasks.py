@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import slmkit_data
 
-from slmkit import assets, data, tasks
+from slmkit import data, places, tasks
 from slmkit.errors import AssetError, InputError
 
 MIRROR = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -30,13 +30,13 @@ PAIRED = ("dialogsum", "opus100_de_en")  # texts to be turned into texts: no lab
 
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    if assets.mirror() is None:
+    if places.mirror() is None:
         if not MIRROR.is_dir():
             pytest.skip("the data sets are not here; set SLMKIT_ASSETS to a folder that holds them")
         monkeypatch.setenv("SLMKIT_ASSETS", str(MIRROR))
     monkeypatch.setenv("SLMKIT_CACHE", str(tmp_path))
     tasks.accept_license("financial_phrasebank")
-    return Path(str(assets.mirror()))
+    return Path(str(places.mirror()))
 
 
 def test_names_are_those_of_the_issue() -> None:

