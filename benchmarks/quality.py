@@ -125,16 +125,12 @@ def gemma(arguments: Any, task: str) -> tuple[dict[str, Any], list[common.Target
 
 def paired(sixteen: Any, four: Any, out: Path) -> dict[str, Any]:
     """McNemar of two runs on the same rows: accuracy of the first minus that of the second, interval and p."""
-    from slmkit import metrics, runs
+    from slmkit import pairs
 
-    both = runs.read_probabilities(sixteen, out).merge(
-        runs.read_probabilities(four, out), on="row", suffixes=("", "_4"), validate="one_to_one"
-    )
-    if not len(both) == sixteen.n_test == four.n_test:
-        raise ValueError(f"the runs share {len(both)} of {sixteen.n_test} and {four.n_test} rows")
-    right = (both["predicted"] == both["label"]).to_numpy()
-    found = metrics.mcnemar(right, (both["predicted_4"] == both["label"]).to_numpy())
-    return {**found, "n": len(both), "stored_bytes": [sixteen.stored_bytes, four.stored_bytes]}
+    found = pairs.paired(sixteen, four, out)
+    if found is None or found["n"] != sixteen.n_test:
+        raise ValueError(f"the runs {sixteen.run_id} and {four.run_id} do not share their {sixteen.n_test} rows")
+    return {**found, "stored_bytes": [sixteen.stored_bytes, four.stored_bytes]}
 
 
 def table_row(sixteen: Any, four: Any, out: Path) -> str:

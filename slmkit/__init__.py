@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 _WHERE = {
     "load": "backends",
     "memory": "ledger",
+    "quantize": "prequantise",
     "study": "study",
     "read": "data",
     "split": "splits",
@@ -28,6 +29,7 @@ _WHERE = {
 }
 _MODULES = (
     "backends",
+    "bitcosts",
     "catalog",
     "classify",
     "data",

@@ -1,4 +1,4 @@
-"""The command line: `slmkit study`, `report`, `classify`, `data`, `models`, `fit`, `doctor` and `demo`.
+"""The command line: `slmkit study`, `report`, `classify`, `data`, `models`, `fit`, `quantize`, `doctor` and `demo`.
 
 Every command imports what it needs when it runs, so that `slmkit --help` is quick. Results go to stdout, progress to
 stderr. Exit codes: 0 done, 1 unexpected, 2 something the person can mend, 130 stopped by Ctrl-C. A study of which some
@@ -99,7 +99,7 @@ def study(
     label_column: Annotated[str | None, typer.Option(help="Column of the file that holds the labels.")] = None,
     models: Annotated[str, typer.Option(help="Catalog names, hub ids or paths.")] = "minilm,smollm2-135m-instruct",
     methods: Annotated[str, typer.Option(help="The floor always runs.")] = "floor,embedding,prompt,lora",
-    bits: Annotated[str, typer.Option(help="Of 16, 8, 4.")] = "16,4",
+    bits: Annotated[str | None, typer.Option(help="Of 16, 8, 4; 16,4 by default, or as a model is stored.")] = None,
     shots: Annotated[int, typer.Option(metavar="K", help="Examples in each prompt.")] = 0,
     train: Annotated[int | None, typer.Option(metavar="N", help="Train rows; all that are left by default.")] = None,
     test: Annotated[int | None, typer.Option(metavar="N", help="Test rows; a fifth by default.")] = None,
@@ -226,6 +226,20 @@ def models(
     if accept_license:
         raise InputError("--accept-license accepts the terms of what is installed: give --install NAME with it")
     model_commands.show(name, fits, as_json)
+
+
+@app.command(short_help="Store a model in 4 or 8 bits.")
+def quantize(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A catalog name, a hub id or a path.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder to write.")],
+    bits: Annotated[int, typer.Option(help="4 or 8.")] = 4,
+    backend: Annotated[str | None, typer.Option(help="bnb or mlx: which one shall read it.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a folder that this command wrote.")] = False,
+) -> None:
+    """Store a model in few bits as a folder that study and load take by its path."""
+    from slmkit import model_commands
+
+    model_commands.quantize(model, out, bits, backend, force)
 
 
 @app.command(short_help="What a model takes here, and why.")

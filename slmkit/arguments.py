@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slmkit import classify
+from slmkit import classify, stored
+from slmkit.assets import ModelSource
 from slmkit.errors import SlmkitError, unknown
+from slmkit.tasks import Task
 
 
 def listed(kind: str, value: Any, of: type, problems: list[str]) -> list[Any]:
@@ -73,3 +75,39 @@ def said(function: Any, *arguments: Any, problems: list[str]) -> Any:
     except SlmkitError as error:
         problems.append(str(error))
         return None
+
+
+def widths(
+    source: ModelSource | None, asked: Sequence[int] | None, backend: str | None, default: Sequence[int]
+) -> Sequence[int]:
+    """The bits a model runs in: those asked for, or `default`; of one that is stored in few bits just these.
+
+    Raises `InputError` when those, or the backend that reads them, are others than were asked for.
+    """
+    form = source.stored if source else None
+    if source is None or form is None:
+        return default if asked is None else asked
+    wrong = asked[0] if asked and form.bits not in asked else None
+    stored.check(form, source.name, wrong, backend)
+    return (form.bits,)
+
+
+def one_width(sources: Sequence[ModelSource], asked: Sequence[int] | None) -> Iterator[str]:
+    """Say which model runs in fewer widths than were asked for, since it is stored in one."""
+    for source in sources:
+        if source.stored and asked and len(asked) > 1:
+            yield f"{source.name} is stored in {source.stored.bits} bits and runs in these only"
+
+
+def of_methods(
+    names: list[str], task: Task, shots: int, epochs: float, params: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """All arguments of every method in use, defaults included: the study's, the task's, and `params` above both."""
+    common = {"shots": shots, "epochs": epochs, "noun": task.noun.capitalize()}
+    common |= {"instruction": task.instruction, "label_words": dict(task.label_words)}
+    found = {}
+    for name in dict.fromkeys(["floor", *names]):
+        known = classify.METHODS[name]().get_params()
+        own = {key: value for key, value in known.items() if key not in ("model", "bits", "backend", "seed")}
+        found[name] = {**own, **{key: value for key, value in common.items() if key in own}, **params.get(name, {})}
+    return found

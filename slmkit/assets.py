@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from slmkit import catalog, files, hub, licences, pieces
+from slmkit import catalog, files, hub, licences, pieces, stored
 from slmkit.errors import AssetError, InputError, MissingExtra, unknown
 from slmkit.files import sha256_of
 from slmkit.places import cache_dir
+from slmkit.stored import StoredForm
 
 log = logging.getLogger(__name__)
 MANIFEST = "slmkit-manifest.json"
@@ -55,6 +56,11 @@ class ModelSource:
     kind: str
     chat: bool
     gguf: Path | None = None
+
+    @property
+    def stored(self) -> StoredForm | None:
+        """How the weights are stored, where that is in fewer than 16 bits."""
+        return stored.form_of(self.folder)
 
 
 @contextmanager
@@ -254,8 +260,16 @@ def _from_path(name: str, path: Path) -> ModelSource:
             name, folder, f"sha256:{digest}", "decoder", b"tokenizer.chat_template" in _head(path), gguf=path
         )
     config = check_folder(path)
-    digest = hashlib.sha256("".join(sha256_of(p) for p in sorted(path.glob("*.safetensors"))).encode()).hexdigest()
-    return ModelSource(name, path, f"sha256:{digest}", _kind(config, path), has_chat_template(path))
+    hashes = [sha256_of(p) for p in sorted(path.glob("*.safetensors"))]
+    form = stored.form_of(path)
+    if form and form.sha256 and form.sha256 not in hashes:
+        raise AssetError(
+            f"the weights in {path} are not those that slmkit quantize wrote there: quantise the model again"
+        )
+    digest = hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return ModelSource(
+        name, path, f"sha256:{digest}", (form and form.kind) or _kind(config, path), has_chat_template(path)
+    )
 
 
 def _from_hub(name: str, hub_id: str) -> ModelSource:

@@ -235,7 +235,7 @@ class LoRAClassifier(ModelClassifier):
     def _fit(self, texts: list[str], codes: np.ndarray) -> None:
         self.release()
         source = assets.resolve(self.model)
-        engine = backends.engine_for(self.model, self.backend)
+        engine = backends.engine_for(source, self.backend)
         own = self.get_params()
         self._check_fits(source, max(map(len, texts), default=0))
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})

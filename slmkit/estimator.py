@@ -157,7 +157,9 @@ class ModelClassifier(TextClassifier):
     def facts(self) -> dict[str, Any]:
         model = self._language_model()
         base = {"model": self.model, "revision": self.revision_, "backend": model.backend, "bits": self.bits}
+        form = model.source.stored
         return base | {
+            "base_revision": form.base_revision if form else None,
             "scheme": model.scheme,
             "device": model.device,
             "n_parameters": model.n_parameters(),

@@ -26,7 +26,7 @@ FIT_FACTS = "fit.json"
 OWN_ARGUMENTS = frozenset({"model", "bits", "backend", "seed"})  # fields of a Run by themselves, not part of `params`
 SCORES = "accuracy accuracy_low accuracy_high macro_f1 mcc ece recall_by_class pr_auc recall_at_1pct_fpr intervals"
 COSTS = "latency_p50_s latency_p95_s rows_per_s energy_j_per_1000_rows energy_origin peak_ram_bytes peak_device_bytes"
-KNOWN = "model revision backend bits scheme stored_bytes adapter_bytes load_s"
+KNOWN = "model revision base_revision backend bits scheme stored_bytes adapter_bytes load_s"
 
 
 @dataclass(frozen=True)

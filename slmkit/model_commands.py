@@ -1,16 +1,18 @@
-"""What `slmkit models` shows: the catalog as a table, what of it this machine can load and tune, and the card of one.
+"""What `slmkit models` and `slmkit quantize` show: the catalog as a table or card, and a model that was stored.
 
-Sizes and fits are estimates from the entries alone; nothing is loaded, and no hub is called.
+Sizes and fits are estimates from the entries alone; nothing is loaded for them, and no hub is called.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from slmkit import assets, catalog, console, estimate, footprint, licences
+from slmkit import assets, catalog, console, estimate, footprint, licences, prequantise, text
 from slmkit.errors import InputError, SlmkitError
 
 BITS = (16, 8, 4)
@@ -50,6 +52,22 @@ def install(name: str, accept_license: bool = False) -> None:
     if done.returncode:
         said = ", ".join(wanted)
         raise SlmkitError(f"pip could not install {said} (exit code {done.returncode}); see its message above")
+
+
+def quantize(model: str, out: Path, bits: int, backend: str | None, force: bool) -> None:
+    """Store a model in few bits, and print what that gave and took."""
+    import shlex
+
+    began = time.monotonic()
+    made = prequantise.quantize(model, out=out, bits=bits, backend=backend, force=force)
+    took, peak = time.monotonic() - began, footprint.peak_ram_bytes()
+    before, after = (text.megabytes(n_bytes) for n_bytes in (made.bytes_16bit, made.stored_bytes))
+    print(f"{made.base} in {made.bits} bits ({made.backend}, {made.scheme}): {made.folder}")
+    print(f"{before} in 16 bits, {after} here: {made.bytes_per_parameter:.3f} bytes a parameter, embeddings included")
+    print(f"Made in {console.duration(took)}" + (f", peak memory {text.megabytes(peak)}" if peak else ""))
+    print(f"Licence of the model, which holds for these weights too: {made.licence}")
+    print("Fewer bytes may cost accuracy, time or energy. Measure it beside the model in 16 bits:")
+    print(f"slmkit study TASK --models {shlex.quote(model)},{shlex.quote(str(out))}")
 
 
 def _may_install(entry: catalog.ModelEntry, asked: str, accept: bool) -> bool:

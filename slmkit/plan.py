@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -43,6 +44,7 @@ MODELS = ("minilm", "smollm2-135m-instruct")
 METHODS = ("floor", "embedding", "prompt", "lora")
 BITS = (16, 4)
 ANY_KIND = "unknown"  # of a model whose files cannot be had
+NOWHERE = Path(os.devnull)  # where they are not
 CHARACTERS_A_TOKEN = 4.0
 BUILTIN_S, BUILTIN_BYTES = 3.0, 300_000_000  # the dummy backend
 
@@ -123,6 +125,14 @@ class Step:
         bits = f"{self.bits} bits" if self.bits else None
         return " · ".join(part for part in (self.method, self.model, bits, f"seed {self.seed}") if part)
 
+    def has_model_of(self, sixteen: Step) -> bool:
+        """Whether its model is that of another step, or what `slmkit quantize` made from it."""
+        if self.source is None or sixteen.source is None:
+            return False
+        form = self.source.stored
+        made_from = form is not None and form.base_revision == sixteen.source.revision
+        return made_from or self.source.name == sixteen.source.name
+
     def run_id(self, task: Task, split_sha256: str, measure_s: float) -> str:
         """Twelve hex digits over all that decides the result, so that a finished run is known again."""
         facts = {
@@ -160,7 +170,7 @@ def make(
     accept_license: bool,
     models: str | Sequence[str],
     methods: str | Sequence[str],
-    bits: int | Sequence[int],
+    bits: int | Sequence[int] | None,
     shots: int,
     train: int | None,
     test: int | None,
@@ -183,8 +193,8 @@ def make(
     for name in names:
         if name not in classify.METHODS:
             problems.append(str(unknown("method", name, classify.METHODS)))
-    asked_bits = arguments.listed("bits", bits, int, problems)
-    widths = [b for b in asked_bits if arguments.said(check_bits, b, problems=problems)]
+    asked_bits = arguments.listed("bits", BITS if bits is None else bits, int, problems)
+    widths = sorted((b for b in asked_bits if arguments.said(check_bits, b, problems=problems)), reverse=True)
     numbers = arguments.listed("seed", seeds, int, problems)
     arguments.check_counts({"shots": (shots, 0), "train": (train, 1), "test": (test, 1)}, problems)
     arguments.check_amounts({"epochs": epochs, "measure_s": measure_s}, problems)
@@ -199,6 +209,9 @@ def make(
         if name in catalog.MODELS:
             licences.accept_model(catalog.MODELS[name])
     here = {name: arguments.said(assets.resolve, name, problems=problems) for name in wanted if not _to_fetch(name)}
+    asked = None if bits is None else tuple(widths)
+    for source in here.values():
+        arguments.said(arguments.widths, source, asked, backend, BITS, problems=problems)
     given_split = arguments.said(GivenSplit.of, split, test_file, problems=problems)
     found = arguments.said(tasks.get, task, text_column, label_column, given_split, relabel, problems=problems)
     if found is not None and not found.labels:
@@ -210,16 +223,16 @@ def make(
     frame = found.load()
     splits = _splits(frame, given_split, numbers, train, test)
     leaked, leak_notes = guard(splits, allow_leaks=allow_leaks)
-    given = _arguments(names, found, shots, epochs, params or {})
+    given = arguments.of_methods(names, found, shots, epochs, params or {})
     refused: dict[str, SlmkitError] = {}  # models are fetched last, for rows that are known to be usable
-    sources = [here.get(name) or _fetched(name, names, widths, given, refused) for name in wanted]
+    sources = [here.get(name) or _fetched(name, names, asked, given, refused) for name in wanted]
     steps = [
         replace(step, problem=refused.get(step.model or ""))
-        for step in _steps(names, sources, sorted(widths, reverse=True), numbers, backend, given)
+        for step in _steps(names, sources, asked, numbers, backend, given)
     ]
     sha256 = frame.attrs.get("sha256") or data.frame_sha256(frame)
     told = frame.attrs.get("warnings", ()) if found.name in tasks.names() else ()  # reading a file has logged them
-    notes = [*told, *_warnings(splits), *leak_notes, *_left_out(names, sources)]
+    notes = [*told, *_warnings(splits), *leak_notes, *_left_out(names, sources), *arguments.one_width(sources, asked)]
     return Plan(found, sha256, splits, tuple(steps), folder, measure_s, leaked, tuple(dict.fromkeys(notes)))
 
 
@@ -292,7 +305,7 @@ def _sizes(params: Mapping[str, Any]) -> dict[str, Any]:
 def _steps(
     names: list[str],
     sources: list[ModelSource],
-    widths: list[int],
+    asked: tuple[int, ...] | None,
     seeds: list[int],
     backend: str | None,
     given: Mapping[str, dict[str, Any]],
@@ -301,24 +314,11 @@ def _steps(
         yield Step("floor", None, None, None, given["floor"], seed)
         for source in sources:
             engine = "dummy" if backend is None and source.name == "dummy" else backend
-            for bits in widths:
+            engine = source.stored.backend if source.stored else engine
+            for bits in arguments.widths(source, asked, backend, BITS):
                 for name in names:
                     if _suits(name, source):
                         yield Step(name, source, engine, bits, given[name], seed)
-
-
-def _arguments(
-    names: list[str], task: Task, shots: int, epochs: float, params: Mapping[str, Mapping[str, Any]]
-) -> dict[str, dict[str, Any]]:
-    """All arguments of every method in use, defaults included: the study's, the task's, and `params` above both."""
-    common = {"shots": shots, "epochs": epochs, "noun": task.noun.capitalize()}
-    common |= {"instruction": task.instruction, "label_words": dict(task.label_words)}
-    found = {}
-    for name in dict.fromkeys(["floor", *names]):
-        known = classify.METHODS[name]().get_params()
-        own = {key: value for key, value in known.items() if key not in ("model", "bits", "backend", "seed")}
-        found[name] = {**own, **{key: value for key, value in common.items() if key in own}, **params.get(name, {})}
-    return found
 
 
 def _to_fetch(name: str) -> bool:
@@ -332,14 +332,14 @@ def _to_fetch(name: str) -> bool:
 def _fetched(
     name: str,
     names: list[str],
-    widths: list[int],
+    asked: tuple[int, ...] | None,
     given: Mapping[str, dict[str, Any]],
     refused: dict[str, SlmkitError],
 ) -> ModelSource:
     """The model, fetched if any of its steps has the memory; without files a stand-in, its reason among `refused`."""
     entry = catalog.MODELS.get(name)
-    stand_in = ModelSource(name, Path(), "not fetched", entry.kind if entry else ANY_KIND, bool(entry and entry.chat))
-    steps = [s for s in _steps(names, [stand_in], widths, [0], None, given) if s.source]
+    stand_in = ModelSource(name, NOWHERE, "not fetched", entry.kind if entry else ANY_KIND, bool(entry and entry.chat))
+    steps = [s for s in _steps(names, [stand_in], asked, [0], None, given) if s.source]
     if entry and all(step.refusal for step in steps):
         return stand_in
     try:

@@ -1,4 +1,4 @@
-"""Pictures of runs: accuracy against a footprint the reader switches (and, from score_plots, recall and calibration).
+"""Pictures of runs: accuracy against a footprint the reader switches (and, from beside it, recall, calibration, bits).
 
 Colours are those of Okabe & Ito (2008), told apart with every common colour blindness; the method also has its own
 marker, the bits their own filling, and each configuration its number, so that nothing rests on colour alone.
@@ -15,6 +15,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from slmkit import text
+from slmkit.bit_plots import bits_cost
 from slmkit.configurations import (
     FOOTPRINTS,
     Configuration,
@@ -44,6 +45,7 @@ from slmkit.verdict import verdicts
 
 __all__ = [
     "accuracy_vs_footprint",
+    "bits_cost",
     "calibration",
     "pareto",
     "per_class_recall",

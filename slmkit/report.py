@@ -23,7 +23,7 @@ from plotly.offline import get_plotlyjs
 from slmkit import cards, files, plots, text
 from slmkit.configurations import FOOTPRINTS, Configuration, configurations, setups, told_apart
 from slmkit.errors import InputError
-from slmkit.report_tables import details_table, facts, scores_table
+from slmkit.report_tables import bits_table, details_table, facts, scores_table
 from slmkit.runs import Run, read_run
 from slmkit.verdict import Finding, findings
 
@@ -199,6 +199,7 @@ def _section(number: int, title: str, runs: Sequence[Run], folder: Path | None) 
         "<h3>The same as a table</h3>",
         '<p class="soft">Click a heading to sort. With several seeds: the mean, and the range in brackets.</p>',
         scores_table(configs, folder),
+        _bits_section(configs, folder),
         f"<details><summary>More figures of each configuration</summary>{details_table(configs)}</details>",
         _class_figure(number, runs),
         _calibration_figure(number, configs, folder),
@@ -206,6 +207,18 @@ def _section(number: int, title: str, runs: Sequence[Run], folder: Path | None) 
         f"{_card(run, folder)}</section>",
     ]
     return "\n".join(parts)
+
+
+def _bits_section(configs: Sequence[Configuration], folder: Path | None) -> str:
+    shown = bits_table(configs, folder)
+    if not shown:
+        return ""
+    words = (
+        "Each model and method in 16 bits, and below it in fewer. The change of accuracy is measured on the same test "
+        "rows; when its interval reaches from a loss to a gain, these rows cannot tell. × is the multiple of 16 bits: "
+        "below 1 is saved, above 1 is paid. A smaller file is not yet less memory, time or energy."
+    )
+    return f'<h3>What the bits cost</h3><p class="soft">{text.escape(words)}</p>{shown}'
 
 
 def _verdict(found: Sequence[Finding]) -> str:

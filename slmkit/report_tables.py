@@ -6,15 +6,16 @@ A column is a heading, its unit and a function from configuration to what is sho
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from slmkit import text
+from slmkit.bitcosts import BitsPair, families, pairs_of
 from slmkit.configurations import FOOTPRINTS, Configuration, is_recorded
+from slmkit.pairs import ALPHA, Comparison, compare
 from slmkit.runs import Run
-from slmkit.verdict import ALPHA, Comparison, compare
 
 Cell = tuple[str, float | str | None]  # as shown, as sorted
 _UNKNOWN: Cell = ("–", None)
@@ -72,9 +73,63 @@ def details_table(configs: Sequence[Configuration]) -> str:
     return table("More figures", columns, configs)
 
 
-def table(title: str, columns: Sequence[Column], configs: Sequence[Configuration]) -> str:
-    """A sortable HTML table: headings are buttons, cells carry what they are sorted by, unknown stays last."""
-    head = "".join(_heading(column, i == 0) for i, column in enumerate(columns))
+def bits_table(configs: Sequence[Configuration], folder: Path | None) -> str:
+    """What fewer bits save and cost: each configuration in 16 bits and below it its twins in fewer; "" without any."""
+    pairs: dict[int, BitsPair] = {}
+    shown: list[Configuration] = []
+    for sixteen, few in families(pairs_of(configs, folder)):
+        shown += [sixteen, *(pair.few for pair in few)]
+        pairs |= {pair.few.number: pair for pair in few}
+    if not shown:
+        return ""
+
+    def of(read: Callable[[BitsPair], Cell]) -> Callable[[Configuration], Cell]:
+        return lambda config: read(pairs[config.number]) if config.number in pairs else ("", None)
+
+    columns = [
+        *_names(),
+        Column("In all", "", of(lambda pair: (pair.in_all, pair.in_all)), style="words wide"),
+        Column("Accuracy", "95 % interval", _accuracy, "descending"),
+        Column("Change", "points, 95 % interval", of(_change), "descending"),
+        Column("p", "same rows", of(lambda pair: _p(pair.comparison))),
+        Column("Rows", "n", lambda c: (str(c.first.n_test), c.first.n_test)),
+        *(
+            Column(f.button, f"{_per(f.key, f.unit)}, × 16 bits", _with_ratio(f.key, pairs))
+            for f in FOOTPRINTS.values()
+        ),
+        Column("Weights", "bytes per parameter", _mean(lambda r: r.bytes_per_parameter, digits=2)),
+    ]
+    return table("What the bits cost", columns, shown, in_order=False)
+
+
+def _change(pair: BitsPair) -> Cell:
+    points = pair.comparison.points
+    ends = "" if pair.interval is None else f" ({100 * pair.interval[0]:+.1f} to {100 * pair.interval[1]:+.1f})"
+    return f"{points:+.1f}{ends}", points
+
+
+def _with_ratio(key: str, pairs: Mapping[int, BitsPair]) -> Callable[[Configuration], Cell]:
+    footprint = FOOTPRINTS[key]
+
+    def cell(config: Configuration) -> Cell:
+        value, pair = config.mean(footprint.of), pairs.get(config.number)
+        if value is None:
+            return _UNKNOWN
+        ratio = pair.ratio(key) if pair else None
+        words = [text.rounded(value), f"× {ratio:.2f}" if ratio else ""]
+        if key == "energy_j_per_1000_rows" and config.first.energy_origin:
+            words.append(f"({text.clean(config.first.energy_origin, 20)})")
+        return " ".join(word for word in words if word), value
+
+    return cell
+
+
+def table(title: str, columns: Sequence[Column], configs: Sequence[Configuration], *, in_order: bool = True) -> str:
+    """A sortable HTML table: headings are buttons, cells carry what they are sorted by, unknown stays last.
+
+    `in_order` says whether the rows come sorted by the first column.
+    """
+    head = "".join(_heading(column, in_order and i == 0) for i, column in enumerate(columns))
     body = "".join(f"<tr{' class=floor' if c.is_floor else ''}>{_row(columns, c)}</tr>" for c in configs)
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{text.escape(title)}"><table>'

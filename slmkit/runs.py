@@ -97,6 +97,7 @@ class Run:
     fit_peak_ram_bytes: int | None = None
     split: str | None = None  # "seeded" by slmkit, or "given" with the data
     split_sha256: str | None = None
+    base_revision: str | None = None  # of the model that a stored quantised one was made from
     leaked_test_rows: int | None = None  # test rows that stand in train by the leak guard; None: it was not asked
     intervals: dict[str, list[float]] = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from slmkit import catalog
+from slmkit import catalog, stored
 from slmkit.assets import ModelSource
 from slmkit.catalog import ModelEntry
 from slmkit.errors import AssetError, InputError
@@ -100,8 +100,9 @@ def _from_folder(folder: Path) -> Shape:
     except (OSError, ValueError) as error:
         raise AssetError(f"{folder} has no readable config.json: {error}") from error
     name = folder.name
-    if "quantization_config" in config:  # packed weights do not show how many parameters they hold
-        return _from_config(config, name)
+    if "quantization_config" in config or "quantization" in config:
+        form = stored.form_of(folder)  # packed weights do not show how many parameters they hold
+        return _from_config({**config, "n_parameters": form.n_parameters if form else None}, name)
     n_parameters = sum(_safetensors_parameters(path) for path in sorted(folder.glob("*.safetensors")))
     return _from_config({**config, "n_parameters": n_parameters} if n_parameters else config, name)
 

@@ -74,7 +74,7 @@ def study(
     accept_license: bool = False,
     models: str | Sequence[str] = planning.MODELS,
     methods: str | Sequence[str] = planning.METHODS,
-    bits: int | Sequence[int] = planning.BITS,
+    bits: int | Sequence[int] | None = None,
     shots: int = 0,
     train: int | None = None,
     test: int | None = None,
@@ -111,8 +111,9 @@ def study(
         Catalog names, hub ids or paths. An encoder takes part in `embedding` only.
     methods : sequence of str
         Of "floor", "embedding", "prompt", "lora". The floor always runs: it is what the others have to beat.
-    bits : sequence of int
-        Of 16, 8, 4. With 16 among them, a quantised run is tested against its 16-bit twin.
+    bits : sequence of int or None
+        Of 16, 8, 4. With 16 among them, a quantised run is tested against its 16-bit twin. None takes 16 and 4, and of
+        a folder that `slmkit quantize` wrote what it is stored in.
     shots : int
         Examples in the prompt. More: often better, always slower.
     train, test : int or None
@@ -238,7 +239,8 @@ class _Study:
 
     def _engine(self) -> str | None:
         """The backend's name. It is probed in a child, which imports torch so that this process need not."""
-        asked = {step.backend for step in self.plan.steps if step.source and not step.problem}
+        steps = [step for step in self.plan.steps if step.source and not step.problem]
+        asked = {step.backend for step in steps if step.source and not step.source.stored}
         if asked <= {"dummy"}:
             return None
         return str(self._child({"stage": "probe", "backend": next(iter(asked - {"dummy"}))}, "probe")["backend"])
@@ -246,7 +248,8 @@ class _Study:
     def _prepare(self, todo: list[_Item]) -> None:
         """Quantised copies are made in a process of their own, so that no measured peak contains that work."""
         steps = [item.step for item in todo if item.step.source and item.step.backend != "dummy"]
-        models = dict.fromkeys((step.model, step.bits, step.backend) for step in steps if not step.refusal)
+        steps = [step for step in steps if step.source and not step.source.stored and not step.refusal]
+        models = dict.fromkeys((step.model, step.bits, step.backend) for step in steps)
         if not models:
             return
         message = {"stage": "prepare", "models": [list(m) for m in models]}
@@ -362,8 +365,8 @@ def _counterpart(item: _Item, items: list[_Item], which: str) -> Run | None:
         there = other.step
         if other is item or other.run is None or there.seed != step.seed:
             continue
-        same = there.method == step.method and there.model == step.model and there.bits == 16 and step.bits != 16
-        if there.method == "floor" if which == "floor" else same and step.source is not None:
+        same = there.method == step.method and there.bits == 16 and step.bits != 16 and step.has_model_of(there)
+        if there.method == "floor" if which == "floor" else same:
             return other.run
     return None
 

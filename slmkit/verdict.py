@@ -6,22 +6,20 @@ one p value: they share test rows, so the sentence says in how many of them p is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import pandas as pd
 
-from slmkit import metrics, text
+from slmkit import bitcosts, text
+from slmkit.bitcosts import SAME
 from slmkit.configurations import FOOTPRINTS, Configuration, as_runs, configurations, setups, told_apart
-from slmkit.errors import InputError
-from slmkit.runs import Run, read_probabilities
+from slmkit.pairs import ALPHA, Comparison, compare
+from slmkit.runs import Run
 
-ALPHA = 0.05
-SAME_MEMORY = 0.02  # a smaller difference is not worth a word
-SAME_SIZE = 0.1  # and a tenth of the bytes is not a reason to take the less accurate one
-SAME_SPEED = 0.1  # latencies of two runs on one machine differ by this much without a reason
+SAME_SIZE = 0.1  # a tenth of the bytes is not a reason to take the less accurate one
 
 
 @dataclass(frozen=True)
@@ -30,49 +28,6 @@ class Finding:
 
     kind: str
     sentence: str
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two configurations on the seeds both have: mean accuracies, and one p a seed (None: not tested)."""
-
-    ours: float
-    theirs: float
-    p_values: tuple[float | None, ...]
-
-    @property
-    def points(self) -> float:
-        """Difference in percentage points, of the figures as they are shown, so that a reader can check the sum."""
-        return round(round(100 * self.ours, 1) - round(100 * self.theirs, 1), 1) + 0.0
-
-    @property
-    def known(self) -> list[float]:
-        return [p for p in self.p_values if p is not None]
-
-    @property
-    def significant(self) -> bool:
-        """Whether p is below 0.05 in more than half of the seeds."""
-        return 2 * sum(p < ALPHA for p in self.known) > len(self.p_values)
-
-    @property
-    def better(self) -> bool:
-        return self.significant and self.ours > self.theirs
-
-    @property
-    def worse(self) -> bool:
-        return self.significant and self.ours < self.theirs
-
-    @property
-    def test(self) -> str:
-        """The test in words: "p = 0.002", "p = 0.61, not significant", "p < 0.05 in 2 of 3 seeds"."""
-        if not self.known:
-            return "not tested"
-        if len(self.p_values) > 1:
-            hits = sum(p < ALPHA for p in self.known)
-            untested = len(self.p_values) - len(self.known)
-            words = f"p < 0.05 in {hits} of {len(self.known)} seeds" + (f", {untested} not tested" if untested else "")
-            return words if self.significant else f"{words}, not significant"
-        return text.p_value(self.known[0]) + ("" if self.significant else ", not significant")
 
 
 def verdicts(runs: Iterable[Run] | pd.DataFrame, folder: Path | None = None) -> list[str]:
@@ -105,12 +60,11 @@ def findings(runs: Sequence[Run], folder: Path | None = None) -> list[Finding]:
     floor = next((c for c in configs if c.is_floor), None)
     others = [c for c in configs if not c.is_floor]
     against = [(c, compare(c, floor, lambda r: r.p_vs_floor, folder)) for c in others] if floor else []
-    pairs = twins(configs)
-    bits = [(low, high, compare(low, high, lambda r: r.p_vs_16bit, folder)) for low, high in pairs]
+    bits = bitcosts.pairs_of(configs, folder)
     sentences = [*_headline(floor, against, configs), *_cheapest(configs, folder)]
     found = [Finding("leak", s) for s in _leaks(runs)]
     found += [Finding("headline", s) for s in sentences[:1]] + [Finding("cheapest", s) for s in sentences[1:]]
-    found += [Finding("bits", _bits_sentence(*pair)) for pair in bits]
+    found += [Finding("bits", _bits_sentence(pair)) for pair in bits]
     found += [Finding("floor", _floor_sentence(c, comparison)) for c, comparison in against]
     return found + _caveat(against, bits)
 
@@ -126,44 +80,6 @@ def _leaks(runs: Sequence[Run]) -> list[str]:
         f"Leak: {worst.leaked_test_rows} of {worst.n_test} test rows ({share}) stand in the training rows, to the "
         f"letter or nearly; {how}. These scores are too good and compare with no others."
     ]
-
-
-def compare(
-    ours: Configuration, theirs: Configuration, recorded: Callable[[Run], float | None], folder: Path | None
-) -> Comparison:
-    """Compare two configurations seed by seed; the p that a run records counts, else it is computed from `folder`."""
-    shared = [seed for seed in ours.seeds if seed in theirs.seeds]
-    if not shared:
-        return Comparison(ours.accuracy, theirs.accuracy, tuple(recorded(run) for run in ours.runs))
-    pairs = [(ours.seeds[seed], theirs.seeds[seed]) for seed in shared]
-    p_values = [recorded(a) if recorded(a) is not None else paired_p(a, b, folder) for a, b in pairs]
-    return Comparison(fmean(a.accuracy for a, _ in pairs), fmean(b.accuracy for _, b in pairs), tuple(p_values))
-
-
-def paired_p(a: Run, b: Run, folder: Path | None) -> float | None:
-    """McNemar's p of two runs from their probabilities; None if those are missing or are of other rows."""
-    if folder is None:
-        return None
-    try:
-        left, right = (read_probabilities(run, folder).set_index("row").sort_index() for run in (a, b))
-    except (InputError, KeyError, ValueError):
-        return None
-    if not left.index.equals(right.index) or not len(left) or (left["label"] != right["label"]).any():
-        return None
-    hits = [(frame["predicted"] == frame["label"]).to_numpy() for frame in (left, right)]
-    return float(metrics.mcnemar(*hits)["p"])
-
-
-def twins(configs: Sequence[Configuration]) -> list[tuple[Configuration, Configuration]]:
-    """Each configuration below 16 bits with the same model and method at 16 bits."""
-
-    def same(low: Configuration, high: Configuration) -> bool:
-        a, b = low.first, high.first
-        settings = [{k: v for k, v in run.params.items() if k != "seed"} for run in (a, b)]
-        return (a.model, a.method, a.backend) == (b.model, b.method, b.backend) and settings[0] == settings[1]
-
-    small = [c for c in configs if c.first.bits is not None and c.first.bits < 16]
-    return [(low, high) for low in small for high in configs if high.first.bits == 16 and same(low, high)]
 
 
 def _headline(
@@ -227,17 +143,20 @@ def _floor_sentence(config: Configuration, comparison: Comparison) -> str:
     return f"{config.phrase} does not beat the floor: {sign}{comparison.points:.1f} points {facts}{for_size}."
 
 
-def _bits_sentence(low: Configuration, high: Configuration, comparison: Comparison) -> str:
-    parts = [_saved(low, high, "stored_bytes", "stored"), _lost(comparison), _time(low, high)]
-    parts.insert(2, _saved(low, high, "peak_ram_bytes", "of peak memory"))
+def _bits_sentence(pair: bitcosts.BitsPair) -> str:
+    low, high = pair.few, pair.sixteen
+    parts = [_saved(pair, "stored_bytes", "stored"), _lost(pair.comparison)]
+    parts += [_saved(pair, "peak_ram_bytes", "of peak memory"), _time(pair)]
     known = [part for part in parts if part]
     joined = ", ".join(known[:-1]) + f" and {known[-1]}" if len(known) > 1 else known[0]
-    return f"{low.first.bits} bits instead of 16 for {high.phrase.replace(' at 16 bits', '')} {joined}."
+    told = high.phrase.replace(" at 16 bits", "")
+    return f"{low.first.bits} bits instead of 16 for {told} {joined}. {pair.sentence}"
 
 
-def _saved(low: Configuration, high: Configuration, key: str, words: str) -> str:
-    few, many = (c.mean(FOOTPRINTS[key].of) for c in (low, high))
-    if few is None or not many or abs(few / many - 1) < SAME_MEMORY:
+def _saved(pair: bitcosts.BitsPair, key: str, words: str) -> str:
+    ratio = pair.ratio(key)
+    few, many = (c.mean(FOOTPRINTS[key].of) for c in (pair.few, pair.sixteen))
+    if ratio is None or few is None or many is None or abs(ratio - 1) < SAME[key]:
         return ""
     verb = "save" if few <= many else "take"
     more = "" if few <= many else " more"
@@ -251,12 +170,11 @@ def _lost(comparison: Comparison) -> str:
     return f"{change} ({comparison.test})"
 
 
-def _time(low: Configuration, high: Configuration) -> str:
-    slow, fast = (c.mean(FOOTPRINTS["latency_p50_s"].of) for c in (low, high))
-    if slow is None or not fast:
+def _time(pair: bitcosts.BitsPair) -> str:
+    ratio = pair.ratio("latency_p50_s")
+    if ratio is None:
         return ""
-    ratio = slow / fast
-    if abs(ratio - 1) <= SAME_SPEED:
+    if abs(ratio - 1) <= SAME["latency_p50_s"]:
         return "take as long per row"
     return f"take {ratio:.1f} times as long per row" if ratio > 1 else f"need {100 * ratio:.0f} % of the time per row"
 

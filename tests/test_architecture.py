@@ -21,11 +21,11 @@ LIBRARY = ROOT / "slmkit"
 FLOORS = {
     3: "__main__ data_commands model_commands fit_commands console report report_tables cards study plan arguments "
     "folder evaluate bulk",
-    2: "estimator floor classify finetune distill cascade runs configurations plots fit_plots score_plots verdict "
-    "datasheets workshop",
-    1: "backends tasks shapes footprint energy estimate jobs doctor ledger",
-    0: "catalog architectures files hub assets data alike stratify splits splitfile leaks labels columns excel tables "
-    "parquet partfile licences places pieces sources fetch prompts metrics text errors",
+    2: "estimator floor classify finetune distill cascade runs configurations pairs bitcosts bit_plots plots fit_plots "
+    "score_plots verdict datasheets workshop",
+    1: "backends tasks shapes footprint energy estimate jobs doctor ledger prequantise",
+    0: "catalog architectures files hub stored assets data alike stratify splits splitfile leaks labels columns excel "
+    "tables tensors parquet partfile licences places pieces sources fetch prompts metrics text errors",
 }
 COMMAND_LINE = {"__main__", "console", "data_commands", "fit_commands", "model_commands"}
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

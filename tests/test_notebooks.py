@@ -187,6 +187,42 @@ def test_your_data_runs_offline_twice_in_one_kernel(kernel: Kernel, record_prope
     assert_files_of_your_data(kernel.folder / "my_data")
 
 
+@pytest.mark.real
+@pytest.mark.slow
+def test_four_bits_runs_offline_twice_in_one_kernel(kernel: Kernel, record_property: Any) -> None:
+    first, second = twice(kernel, "40_four_bits", record_property)
+    n_runs, n_failed, peak = numbers(r"^(\d+) runs, (\d+) failed; at most (\d+) MB in one process", first.printed)
+    record_property("peak_mb", peak)
+    assert (n_runs, n_failed) == (4, 0) and peak <= 1500
+    assert_bits_are_told_honestly(first)
+    runs = {r["bits"]: r for r in records(kernel)}
+    assert set(runs) == {None, 16, 8, 4}
+    assert runs[4]["base_revision"] == runs[8]["base_revision"] == runs[16]["revision"]
+    cards = [json.loads(p.read_text(encoding="utf-8")) for p in kernel.folder.glob("quantised/*/slmkit_quantised.json")]
+    weighed = {card["bits"]: card["bytes_per_parameter"] for card in cards}
+    assert weighed[4] <= 0.58 < weighed[8] < 1.1
+    assert second.seconds < first.seconds / 2
+
+
+def assert_bits_are_told_honestly(executed: Executed) -> None:
+    """NF4 errs less than even levels, whole-model bytes are counted, and few rows are said not to tell."""
+    printed = executed.printed
+    off = dict(re.findall(r"^(even|NF4) +levels: a number is off by ([\d.]+)%", printed, flags=re.MULTILINE))
+    assert 5 < float(off["NF4"]) < float(off["even"]) < 15
+    usual, spoiled = re.findall(r"the other 63 numbers are off by (\d+)%", printed)
+    assert int(spoiled) > 3 * int(usual)
+    assert re.search(r"whole model in 4 bits: +71\.0 MB, 0\.528 bytes a parameter", printed)
+    found = [s for s in sentences(printed) if "bits instead of 16 for" in s]
+    assert len(found) == 3 and all("MB stored" in s for s in found)
+    assert any("cannot be told from 60 rows" in s for s in found[:2])
+    assert "recorded on: AMD EPYC" in printed and found[2].startswith("recorded: 4 bits") and "LoRA" in found[2]
+    assert "Costs more than it saves: time and energy" in found[2]
+    levels, bars = executed.of_type(PLOTLY)
+    assert len(levels["layout"]["shapes"]) == 16 and len(bars["data"]) == 2
+    (balance,) = [table for table in executed.of_type("text/html") if "energy_is" in table]
+    assert "modelled" in balance or "counter" in balance
+
+
 def assert_read_and_described(executed: Executed) -> None:
     """The mess in the example file is found: encoding, empty cells, label slips, repeated and contradictory rows."""
     warnings = sentences(executed.printed)

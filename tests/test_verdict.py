@@ -63,9 +63,11 @@ def test_bits_say_what_they_save_and_what_they_cost() -> None:
     [sentence] = of("bits", [a_run(right=107), low, a_floor()])
     assert sentence == (
         "4 bits instead of 16 for SmolLM2-135M with LoRA save 198 MB stored (74 %), cost 0.9 points (p = 1, not "
-        "significant), take 88.0 MB more of peak memory (11 %) and take 1.4 times as long per row."
+        "significant), take 88.0 MB more of peak memory (11 %) and take 1.4 times as long per row. "
+        "Costs more than it saves: memory and time for a smaller file; no loss was shown."
     )
     faster = replace(low, latency_p50_s=0.0155, accuracy=107 / 120)
+    assert "A trade: saves time, costs memory;" in of("bits", [a_run(right=107), faster])[0]
     assert "leave the accuracy as it is" in of("bits", [a_run(right=107), faster])[0]
     assert "need 50 % of the time per row" in of("bits", [a_run(right=107), faster])[0]
 

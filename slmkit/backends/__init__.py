@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slmkit import assets
+from slmkit import assets, stored
 from slmkit.assets import ModelSource
 from slmkit.backends import _memory
 from slmkit.backends.base import Backend, LanguageModel, check_bits
@@ -62,9 +62,14 @@ def choose(name: str | None = None) -> Backend:
     raise MissingExtra("no backend can run here. " + " ".join(f"{n}: {reason}" for n, reason in reasons.items()))
 
 
-def engine_for(name: str, backend: str | None = None) -> Backend:
-    """The backend that runs a model: the named one, `dummy` for the dummy model, else the best this machine has."""
-    return get("dummy") if name == "dummy" and backend is None else choose(backend)
+def engine_for(source: ModelSource, backend: str | None = None) -> Backend:
+    """The backend that runs a model: the named one, `dummy` for the dummy model, the one that reads how it is stored,
+    else the best this machine has. `InputError` when the named one cannot read it."""
+    if source.name == "dummy" and backend is None:
+        return get("dummy")
+    form = source.stored
+    stored.check(form, source.name, None, backend)
+    return choose(form.backend if form else backend)
 
 
 def prepare(source: ModelSource) -> ModelSource:
@@ -78,13 +83,14 @@ def prepare(source: ModelSource) -> ModelSource:
 
 def count_tokens(name: str, texts: Sequence[str], backend: str | None = None) -> np.ndarray:
     """Tokens of each text for a model, named as `load` names it; int64, shape (n_texts,). No weights are loaded."""
-    return engine_for(name, backend).count_tokens(assets.resolve(name), texts)
+    source = assets.resolve(name)
+    return engine_for(source, backend).count_tokens(source, texts)
 
 
 def load(
     name: str,
     *,
-    bits: int = 16,
+    bits: int | None = None,
     backend: str | None = None,
     adapter: str | Path | None = None,
     dtype: str | None = None,
@@ -95,8 +101,9 @@ def load(
     ----------
     name : str
         A catalog name ("smollm2-135m-instruct", "minilm"), a path to a Hugging Face folder or a GGUF file, or a hub id.
-    bits : {16, 8, 4}
+    bits : {16, 8, 4} or None
         How weights are stored. Fewer bits: fewer bytes, not always less time or memory; `slmkit.study` measures it.
+        None takes what a folder that `slmkit quantize` wrote is stored in, and 16 for every other model.
     backend : str or None
         "bnb", "mlx" or "dummy"; None probes for the best, and logs why.
     adapter : path or None
@@ -112,13 +119,15 @@ def load(
     Raises
     ------
     InputError, AssetError, MissingExtra, NotEnoughMemory
-        Unknown name, unusable files, nothing to run it with, no room for it.
+        Unknown name, unusable files, bits or backend other than what is stored, nothing to run it with, no room for it.
     """
     from slmkit import estimate
 
-    check_bits(bits)
+    if bits is not None:
+        check_bits(bits)
     source = assets.resolve(name)
-    engine = engine_for(name, backend)
+    engine = engine_for(source, backend)
+    bits = bits or (source.stored.bits if source.stored else 16)
     estimate.check_fits(source, bits)
     try:
         return engine.load(prepare(source), bits=bits, adapter=Path(adapter) if adapter else None, dtype=dtype)

@@ -83,6 +83,14 @@ class LoRAConfig:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What a backend wrote: the scheme, and the parameters before quantisation, tied weights once."""
+
+    scheme: str
+    n_parameters: int
+
+
 Progress = Callable[[Mapping[str, Any]], None]
 
 
@@ -287,6 +295,24 @@ class Backend(ABC):
         list of dict
             One entry an optimiser step: {"step", "epoch", "loss", "learning_rate", "tokens", "seconds"}.
         """
+
+    def quantise(self, source: ModelSource, *, bits: int, out: Path) -> Stored:
+        """Write a model's config.json and quantised weights, as `load` reads them without a copy of its own.
+
+        Parameters
+        ----------
+        source : ModelSource
+            Stored in 16 bits.
+        bits : {4, 8}
+        out : Path
+            A folder that exists and is empty. The caller adds tokenizer and card.
+
+        Raises
+        ------
+        InputError, AssetError
+            A model that this backend cannot run or read.
+        """
+        raise InputError(f"backend {self.name!r} stores no models: backend must be 'bnb' or 'mlx'; got {self.name!r}")
 
 
 def check_bits(bits: int) -> int:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slmkit import stored
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
-from slmkit.backends.base import Backend, Generation, LanguageModel, LoRAConfig, Progress, check_bits
+from slmkit.backends.base import Backend, Generation, LanguageModel, LoRAConfig, Progress, Stored, check_bits
 from slmkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -216,7 +217,8 @@ class BnbBackend(Backend):
     def load(
         self, source: ModelSource, *, bits: int = 16, adapter: Path | None = None, dtype: str | None = None
     ) -> LanguageModel:
-        return TorchModel(source, check_bits(bits), adapter, dtype)
+        stored.check(source.stored, source.name, check_bits(bits), self.name)
+        return TorchModel(source, bits, adapter, dtype)
 
     def count_tokens(self, source: ModelSource, texts: Sequence[str]) -> np.ndarray:
         from slmkit.backends._torch.loading import load_tokenizer
@@ -237,13 +239,18 @@ class BnbBackend(Backend):
     ) -> list[dict[str, float]]:
         from slmkit.backends._torch import device, training
 
-        check_bits(bits)
+        stored.check(source.stored, source.name, check_bits(bits), self.name)
         if source.kind != "decoder":
             raise InputError(f"model {source.name!r} is an encoder; LoRA classification needs a decoder")
         with _memory.given_back(lambda: device.empty_cache(device.pick_device())):
             return training.train(
                 source, texts, y, n_classes=n_classes, bits=bits, config=config, out=out, callback=callback
             )
+
+    def quantise(self, source: ModelSource, *, bits: int, out: Path) -> Stored:
+        from slmkit.backends._torch import loading
+
+        return loading.write_stored(source, bits, out)
 
 
 @lru_cache(maxsize=1)

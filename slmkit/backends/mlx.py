@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from slmkit import stored
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
-from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, check_bits
+from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, Stored, check_bits
 from slmkit.errors import AssetError, InputError, MissingExtra
 
 log = logging.getLogger(__name__)
@@ -85,8 +86,17 @@ class MLXBackend(Backend):
         with _memory.given_back(mx.clear_cache):
             return _train(source, texts, y, n_classes, bits, config, Path(out), callback)
 
+    def quantise(self, source: ModelSource, *, bits: int, out: Path) -> Stored:
+        """Write a folder that mlx-lm loads as well; see `Backend.quantise`."""
+        self._check(source, bits)
+        from slmkit.backends._mlx import weights
+
+        weights.check_network(source.folder)
+        _tokenizer(source.folder)  # one that does not belong to the model is refused before the work
+        return weights.write_stored(source.folder, bits, out)
+
     def _check(self, source: ModelSource, bits: int) -> None:
-        check_bits(bits)
+        stored.check(source.stored, source.name, check_bits(bits), self.name)
         if source.kind == "encoder":
             raise InputError(
                 f"mlx-lm runs decoders only and {source.name!r} is an encoder; use backend bnb for encoders"

@@ -24,6 +24,7 @@ from mlx_lm.utils import _get_classes, get_total_parameters, load_model
 from slmkit import assets
 from slmkit.assets import ModelSource
 from slmkit.backends._mlx import falcon, gemma, gemma2, mistral, phi3
+from slmkit.backends.base import Stored
 from slmkit.errors import AssetError, InputError
 
 log = logging.getLogger(__name__)
@@ -79,16 +80,14 @@ def load(source: ModelSource, bits: int, dtype: str | None) -> Loaded:
     """
     if dtype is not None and dtype not in DTYPES:
         raise InputError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}")
-    own = _stored_quantisation(source.folder)
-    if own and own["bits"] != bits:
-        raise InputError(f"{source.name} is stored in {own['bits']} bits: bits must be {own['bits']}; got {bits}")
+    own = source.stored
     if bits == 16:
         net, config = read(source.folder)
         net.set_dtype(DTYPES[dtype] if dtype else _sixteen_bit(net))
         scheme, stored = SHORT[_float_type(net)], _bytes(net)
     else:
         net, config = read(source.folder if own else quantised_copy(source, bits))
-        scheme, stored = f"affine-g{own['group_size'] if own else GROUP}", _bytes(net)
+        scheme, stored = own.scheme if own else f"affine-g{GROUP}", _bytes(net)
         net.set_dtype(DTYPES[dtype or ("float32" if device_name() == "cpu" else "bfloat16")])
     mx.eval(net.parameters())
     return Loaded(net, config, scheme, stored, get_total_parameters(net))
@@ -176,15 +175,31 @@ def quantised_copy(source: ModelSource, bits: int) -> Path:
     return final
 
 
-def _write_quantised(folder: Path, bits: int, out: Path) -> None:
+def write_stored(folder: Path, bits: int, out: Path) -> Stored:
+    """Write a model for keeping, the weights as `quantised_copy` has them; see `Backend.quantise`.
+
+    The settings that transformers 5 moved stand where mlx-lm looks for them, so that it computes the same by itself.
+    """
+    n_parameters = _write_quantised(folder, bits, out)
+    config = _config(out)
+    moved = settings_for_mlx(config)
+    config |= moved | {"quantization_config": config["quantization"]}
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    return Stored(f"affine-g{GROUP}", n_parameters)
+
+
+def _write_quantised(folder: Path, bits: int, out: Path) -> int:
+    """Quantise a model into `out`, its config and generation settings with it; its parameters, tied ones once."""
     net, _ = read(folder)
     net.set_dtype(_sixteen_bit(net))
+    n_parameters = get_total_parameters(net)
     nn.quantize(net, GROUP, bits, class_predicate=_can_be_quantised)
     mx.save_safetensors(str(out / "model.safetensors"), dict(tree_flatten(net.parameters())), {"format": "mlx"})
     config = _config(folder) | {"quantization": {"group_size": GROUP, "bits": bits, "mode": "affine"}}
     (out / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
     if (folder / "generation_config.json").is_file():
         (out / "generation_config.json").write_bytes((folder / "generation_config.json").read_bytes())
+    return n_parameters
 
 
 def _can_be_quantised(_: str, module: nn.Module) -> bool:
@@ -204,14 +219,9 @@ def _config(folder: Path) -> dict[str, Any]:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AssetError(f"{folder / 'config.json'} cannot be read: {error}") from error
-    return dict(values)
-
-
-def _stored_quantisation(folder: Path) -> dict[str, Any] | None:
-    config = _config(folder)
-    if "model_type" not in config:
+    if "model_type" not in values:
         raise AssetError(f"{folder / 'config.json'} names no model_type")
-    return config.get("quantization")
+    return dict(values)
 
 
 def _float_type(net: nn.Module) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -15,10 +16,11 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from slmkit import assets
+from slmkit import assets, stored
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks
 from slmkit.backends._torch import quantise, streaming
+from slmkit.backends.base import Stored
 from slmkit.errors import AssetError
 
 log = logging.getLogger(__name__)
@@ -58,7 +60,7 @@ def load_module(source: ModelSource, bits: int, dtype: torch.dtype, device: torc
     if bits == 16:
         model = _load_16(source, dtype)
     else:
-        folder = quantised_folder(source, bits)
+        folder = source.folder if source.stored else quantised_folder(source, bits)
         model = quantise.fill_quantised(empty_model(source.folder, source.kind, dtype), bits, folder, dtype, device)
     model.requires_grad_(False)
     return model.eval().to(device)
@@ -78,14 +80,39 @@ def quantised_folder(source: ModelSource, bits: int) -> Path:
     folder = assets.cache_dir() / "quantised" / f"{tag}-{quantise.SCHEMES[bits]}"
     if not assets.is_whole(folder):
         log.info("quantising %s to %s once", source.name, quantise.SCHEMES[bits])
-        model = empty_model(source.folder, source.kind, torch.bfloat16)
-        weights = _weights_of(source, model)
         with assets.atomic_folder(folder) as aside:
-            streaming.prepare(model, weights, bits, aside)
+            _write_quantised(source, bits, aside)
             shutil.copy(source.folder / "config.json", aside / "config.json")
-        del model, weights
-        gc.collect()
     return folder
+
+
+def write_stored(source: ModelSource, bits: int, out: Path) -> Stored:
+    """Write a model for keeping, the weights as `quantised_folder` has them; see `Backend.quantise`.
+
+    transformers does not know the method that config.json names, and so refuses the folder instead of misreading it:
+    embeddings are packed in a way of slmkit's own.
+    """
+    check_architecture(source)
+    load_tokenizer(source)  # one that does not belong to the model is refused before the work
+    n_parameters = _write_quantised(source, bits, out)
+    config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
+    scheme = quantise.SCHEMES[bits]
+    config["quantization_config"] = {
+        "quant_method": stored.METHOD, "bits": bits, "scheme": scheme, "block_size": quantise.BLOCK
+    }  # fmt: skip
+    (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+    return Stored(scheme, n_parameters)
+
+
+def _write_quantised(source: ModelSource, bits: int, out: Path) -> int:
+    """Quantise a model into `out/model.safetensors`; its parameters, tied ones once."""
+    model = empty_model(source.folder, source.kind, torch.bfloat16)
+    weights = _weights_of(source, model)
+    streaming.prepare(model, weights, bits, out)
+    n_parameters = sum(p.numel() for p in streaming.parameters(model).values())
+    del model, weights
+    gc.collect()
+    return n_parameters
 
 
 def _weights_of(source: ModelSource, model: nn.Module) -> streaming.Source:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from slmkit.assets import ModelSource
 from slmkit.backends._torch import loading, quantise, training
@@ -32,12 +33,26 @@ def merge(source: ModelSource, bits: int, adapter: Path, out: Path) -> None:
         The adapter does not fit the model, or files cannot be read.
     """
     cpu = torch.device("cpu")
-    model = loading.load_module(source, 16, torch.float32, cpu)
-    if bits != 16:
-        take_dequantised(model, loading.load_module(source, bits, torch.float32, cpu))
+    if source.stored:
+        model = _opened(loading.load_module(source, bits, torch.float32, cpu), source)
+    else:
+        model = loading.load_module(source, 16, torch.float32, cpu)
+        if bits != 16:
+            take_dequantised(model, loading.load_module(source, bits, torch.float32, cpu))
     merged = training.with_adapter(model, adapter, source).merge_and_unload()
     merged.save_pretrained(str(out), safe_serialization=True)
     loading.load_tokenizer(source).save_pretrained(str(out))
+
+
+def _opened(quantised: nn.Module, source: ModelSource) -> nn.Module:
+    """A float model with the values of one that is stored in few bits, of which there is no other form."""
+    config = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    del config.quantization_config
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    plain = {name: p for name, p in quantised.named_parameters() if p.is_floating_point()}
+    model.load_state_dict(plain, strict=False)
+    take_dequantised(model, quantised)
+    return model.eval()
 
 
 @torch.no_grad()
