@@ -111,6 +111,16 @@ def real_model() -> str:
     return "smollm2-135m-instruct"
 
 
+@pytest.fixture(scope="session")
+def start_here(tmp_path_factory: pytest.TempPathFactory, closed_world: None) -> Any:
+    """The kernel in which the first notebook runs twice, once for all tests that look at what it leaves."""
+    from notebook_kernel import Kernel
+
+    kernel = Kernel(tmp_path_factory.mktemp("start-here"))
+    kernel.passes("00_start_here", 2)
+    return kernel
+
+
 def _decoder(folder: Path, *, chat: bool) -> ModelSource:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

@@ -1,5 +1,7 @@
 """A person opens the first notebook in JupyterLab and runs it, in a real Chromium driven by role; nothing goes out.
 
+Its study was run before (`start_here`), so that this pass finds the finished runs, as on a second day.
+
 Screenshots go to the folder SLMKIT_SCREENSHOTS, or to pytest's own temporary folder.
 """
 
@@ -68,13 +70,14 @@ class Page:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+def lab(tmp_path_factory: pytest.TempPathFactory, start_here: Any) -> Iterator[tuple[str, str]]:
     """A JupyterLab server on a copy of the notebooks, with settings of its own; its address and token."""
     home = tmp_path_factory.mktemp("lab")
     work = home / "work"
     work.mkdir()
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
         shutil.copy(notebook, work)
+    shutil.copytree(start_here.folder / "runs", work / "runs")
     for name, values in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)

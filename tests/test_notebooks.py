@@ -1,107 +1,24 @@
 """Every notebook runs offline in its smallest profile, twice in one kernel, and shows what it promises.
 
-The kernel and all processes it starts can reach nothing but this machine: a `sitecustomize` in front of their path
-refuses every other address. Time is recorded, not asserted.
+Time is recorded, not asserted.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from notebook_kernel import NOTEBOOKS, Executed, Kernel, nbformat
 
-nbclient = pytest.importorskip("nbclient")
-nbformat = pytest.importorskip("nbformat")
-
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PLOTLY = "application/vnd.plotly.v1+json"
-ONLY_LOOPBACK = """
-import socket
-
-LOCAL = {"127.0.0.1", "::1", "localhost", "0.0.0.0", "::", "", None}
-
-def guarded(method):
-    def call(self, address, *rest):
-        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in LOCAL:
-            raise OSError(f"blocked by the test: {address[0]}")
-        return method(self, address, *rest)
-    return call
-
-def lookup(host, *rest, _real=socket.getaddrinfo, **named):
-    if (host.decode() if isinstance(host, bytes) else host) not in LOCAL:
-        raise socket.gaierror(f"blocked by the test: {host}")
-    return _real(host, *rest, **named)
-
-socket.socket.connect = guarded(socket.socket.connect)
-socket.socket.connect_ex = guarded(socket.socket.connect_ex)
-socket.getaddrinfo = lookup
-"""
-PROBE = """
-import socket, subprocess, sys
-code = "import socket; socket.create_connection(('192.0.2.1', 80), 1)"
-print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.splitlines()[-1])
-"""
-
-
-class Executed:
-    """The outputs of one pass through a notebook."""
-
-    def __init__(self, cells: list[Any], seconds: float) -> None:
-        self.seconds = seconds
-        self.outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
-
-    @property
-    def printed(self) -> str:
-        return "".join(o.text for o in self.outputs if o.output_type == "stream" and o.name == "stdout")
-
-    def of_type(self, mime: str) -> list[Any]:
-        return [
-            o.data[mime] for o in self.outputs if o.output_type in ("execute_result", "display_data") and mime in o.data
-        ]
-
-
-class Kernel:
-    """One kernel in a folder of its own, cut off from the network."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        guard = folder / "guard"
-        guard.mkdir()
-        (guard / "sitecustomize.py").write_text(ONLY_LOOPBACK, encoding="utf-8")
-        path = os.pathsep.join([str(guard), str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        self.env = {**os.environ, "PYTHONPATH": path, "SLMKIT_PROFILE": "tiny"}
-
-    def passes(self, notebook: Path, n: int) -> list[Executed]:
-        """Run all cells of the notebook n times, one pass after the other, in the same kernel."""
-        shutil.copy(notebook, self.folder)
-        book = nbformat.read(notebook, as_version=4)
-        probe = nbformat.v4.new_code_cell(PROBE)
-        book.cells.append(probe)
-        client = nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(self.folder)}})
-        found = []
-        with client.setup_kernel(env=self.env, cwd=str(self.folder)):
-            client.execute_cell(probe, len(book.cells) - 1)
-            assert "blocked by the test: 192.0.2.1" in probe.outputs[0].text
-            for _ in range(n):
-                started = time.monotonic()
-                for index, cell in enumerate(book.cells[:-1]):
-                    client.execute_cell(cell, index)
-                cells = json.loads(json.dumps(book.cells[:-1]))
-                found.append(Executed([nbformat.from_dict(c) for c in cells], time.monotonic() - started))
-        return found
 
 
 @pytest.fixture
-def kernel(tmp_path: Path) -> Iterator[Kernel]:
-    yield Kernel(tmp_path)
+def kernel(tmp_path: Path) -> Kernel:
+    return Kernel(tmp_path)
 
 
 def assert_clean(executed: Executed) -> None:
@@ -113,7 +30,7 @@ def assert_clean(executed: Executed) -> None:
 
 def twice(kernel: Kernel, name: str, record_property: Any) -> tuple[Executed, Executed]:
     """Two passes of one notebook: clean, the first line as promised, the second with the tables of the first."""
-    first, second = kernel.passes(ROOT / "notebooks" / f"{name}.ipynb", 2)
+    first, second = kernel.passes(name, 2)
     record_property("first_pass_s", round(first.seconds, 1))
     record_property("second_pass_s", round(second.seconds, 1))
     for executed in (first, second):
@@ -154,14 +71,14 @@ def test_cells_are_short_and_the_notebook_ends_in_help(notebook: Path) -> None:
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_start_here_runs_offline_twice_in_one_kernel(kernel: Kernel, record_property: Any) -> None:
-    first, second = twice(kernel, "00_start_here", record_property)
+def test_start_here_runs_offline_twice_in_one_kernel(start_here: Kernel, record_property: Any) -> None:
+    first, second = twice(start_here, "00_start_here", record_property)
     assert "[OK]" in first.printed
     n_failed, n_planned = numbers(r"(\d+) of (\d+) combinations failed", first.printed)
     assert (n_failed, n_planned) == (0, 7), first.printed
     assert_pictures(first)
     assert numbers(r"at most (\d+) MB in one process", first.printed)[0] <= 1600
-    runs = records(kernel)
+    runs = records(start_here)
     assert len(runs) == n_planned and {r["method"] for r in runs} == {"floor", "embedding", "prompt", "lora"}
     assert second.seconds < first.seconds / 2
 
