@@ -13,6 +13,7 @@ _WHERE = {
     "load": "backends",
     "memory": "ledger",
     "study": "study",
+    "finetune": "finetune",
     "read": "data",
     "split": "splits",
     "check_leaks": "leaks.check",

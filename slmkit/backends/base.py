@@ -313,7 +313,8 @@ class Backend(ABC):
         Returns
         -------
         list of dict
-            One entry an optimiser step: {"step", "epoch", "loss", "learning_rate", "tokens", "seconds", "tokens_per_s"}.
+            One entry an optimiser step: {"step", "epoch", "loss", "learning_rate", "tokens", "seconds",
+            "tokens_per_s"}.
         """
 
     def dialogue_prompts(self, source: ModelSource, dialogues: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
