@@ -19,13 +19,13 @@ LIBRARY = ROOT / "slmkit"
 
 # Imports point down or stay on the floor (without circles). A new module says here where it lives.
 FLOORS = {
-    3: "__main__ data_commands model_commands tune_command console report report_tables cards study plan arguments folder evaluate "
-    "bulk",
+    3: "__main__ data_commands model_commands tune_command console report report_tables cards study plan arguments "
+    "folder evaluate bulk",
     2: "estimator floor classify finetune distill cascade runs configurations plots score_plots verdict datasheets "
     "workshop",
     1: "backends tasks shapes footprint energy estimate jobs doctor ledger",
-    0: "catalog architectures files hub assets data dialogues alike stratify splits splitfile leaks labels columns excel tables "
-    "parquet partfile licences sources fetch prompts metrics text errors",
+    0: "catalog architectures files hub assets data dialogues alike stratify splits splitfile leaks labels columns "
+    "excel tables parquet partfile licences sources fetch prompts metrics text errors",
 }
 COMMAND_LINE = {"__main__", "console", "data_commands", "model_commands", "tune_command"}
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}

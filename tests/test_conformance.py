@@ -362,17 +362,17 @@ def test_the_loss_of_lora_on_four_bits_falls_and_is_that_of_the_saved_adapter_an
 
 
 @trait("EOS")
-def test_a_tuned_answer_ends_by_itself_and_is_asked_for_as_it_was_taught(decoder: Cell, tmp_path: Path) -> None:
+def test_a_tuned_answer_ends_by_itself_and_is_asked_for_as_it_was_taught(decoder: Cell) -> None:
     asked = [[{"role": "user", "content": text}] for text in ("Is this fraud?", "Is the train late?")]
     told, engine = ["Yes, call the bank.", "No."], backends.get(decoder.backend)
+    out = decoder.folder / "answers"
+    out.mkdir()
     prompts = engine.dialogue_prompts(decoder.source, asked)
     assert prompts == [decoder.model.dialogue_prompt(messages) for messages in asked]
-    settings = {"rank": 8, "alpha": 32, "epochs": 30, "batch_size": 2, "learning_rate": 1e-2}
-    history = engine.train_completion(
-        decoder.source, prompts, told, bits=16, config=LoRAConfig(**settings), out=tmp_path
-    )
-    assert history[-1]["loss"] < 0.1 < history[0]["loss"]
-    for found, answer in zip(decoder.load(adapter=tmp_path).generate(prompts, 24), told, strict=True):
+    settings = {"rank": 8, "alpha": 32, "epochs": 16, "batch_size": 2, "learning_rate": 2e-2}
+    history = engine.train_completion(decoder.source, prompts, told, bits=16, config=LoRAConfig(**settings), out=out)
+    assert history[-1]["loss"] < 0.4 < history[0]["loss"]
+    for found, answer in zip(decoder.load(adapter=out).generate(prompts, 24), told, strict=True):
         assert (found.text.strip(), found.finish_reason) == (answer, "stop")
 
 

@@ -323,9 +323,7 @@ class History:
         now = time.perf_counter() - self.started
         step = len(self.entries) + 1
         if not math.isfinite(loss):
-            raise InputError(
-                f"the loss became {loss} at step {step} of {self.steps}: take a smaller learning_rate, or a larger batch_size"
-            )
+            raise InputError(f"the loss became {loss} at step {step} of {self.steps}: take a smaller learning_rate")
         seconds, self._last_step = now - self._last_step, now
         entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": learning_rate, "tokens": tokens}
         self.entries.append({**entry, "seconds": seconds, "tokens_per_s": tokens / max(seconds, 1e-9)})

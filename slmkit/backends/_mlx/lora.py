@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,12 +71,13 @@ class Answerer(nn.Module):
         wanted = mx.array([token for pair in pairs for token in pair.target])
         states = self.net.model(tokens)[mx.array([b for b, _ in spots]), mx.array([t for _, t in spots])]  # (N, H)
         at_once = max(1, LOGITS_AT_ONCE // vocabulary(self.net))
-        chunk, total = mx.checkpoint(self._chunk), mx.array(0.0)
+        total = mx.array(0.0)
         for first in range(0, len(spots), at_once):
-            total = total + chunk(states[first : first + at_once], wanted[first : first + at_once])
+            part = wanted[first : first + at_once]
+            total = total + mx.checkpoint(partial(self._chunk, part))(states[first : first + at_once])
         return total / self.count(batch)
 
-    def _chunk(self, states: mx.array, wanted: mx.array) -> mx.array:
+    def _chunk(self, wanted: mx.array, states: mx.array) -> mx.array:
         logits = self._own_head(states[None])[0].astype(mx.float32)  # (n, V)
         return nn.losses.cross_entropy(logits, wanted, reduction="sum")
 
