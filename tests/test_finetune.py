@@ -101,13 +101,13 @@ def test_the_first_loss_is_that_of_the_model_and_the_adapter_is_read_back(
     prompts = backend.dialogue_prompts(tiny_chat_decoder, [[{"role": "user", "content": text}] for text in ASKED])
     with backend.load(tiny_chat_decoder) as model:
         nats, n_tokens = model.answer_loglikelihood(prompts, TOLD)
-    config = replace(CONFIG, epochs=20)
+    config = replace(CONFIG, epochs=12, learning_rate=1e-2)
     history = backend.train_completion(tiny_chat_decoder, prompts, TOLD, bits=16, config=config, out=tmp_path)
     assert history[0]["loss"] == pytest.approx(-nats.sum() / n_tokens.sum(), abs=0.03)
     assert history[0]["tokens"] == n_tokens.sum() and history[0]["tokens_per_s"] > 0
     with backend.load(tiny_chat_decoder, adapter=tmp_path) as model:
         after, _ = model.answer_loglikelihood(prompts, TOLD)
-    assert after.sum() > 0.7 * nats.sum() and not (tmp_path / "head.safetensors").exists()
+    assert after.sum() > 0.8 * nats.sum() and not (tmp_path / "head.safetensors").exists()
 
 
 def test_only_places_of_the_answer_reach_the_loss(tiny_chat_decoder: ModelSource) -> None:
@@ -173,7 +173,8 @@ def test_every_answer_of_a_dialogue_is_learned_after_what_was_said_before_it() -
 
 
 def test_held_out_rows_share_no_group_and_no_near_copy_with_those_learned() -> None:
-    texts = [f"{w} what is the fee of the account for the card" for w in ("Hi", "Hello")] + list(table().prompt)
+    long = "what is the fee of the account that my bank gave to us for every card in a year when we pay by phone"
+    texts = [f"{w} {long}" for w in ("Hi", "Hello")] + list(table().prompt)
     frame = pd.DataFrame({"text": texts, "group": ["", "", *"aabbccddeeff"]})
     for seed in range(8):
         split = splits.hold_out(frame, seed=seed)
@@ -240,7 +241,7 @@ def test_an_empty_file_is_refused(tiny_chat_decoder: ModelSource, tmp_path: Path
 
 def test_a_loss_that_is_no_number_stops_with_what_to_try(train: Callable[..., list[float]]) -> None:
     with pytest.raises(InputError, match="take a smaller learning_rate"):
-        train(learning_rate=1e38, epochs=4, max_batch_tokens=64)
+        train(learning_rate=1e30, epochs=4)
 
 
 @pytest.mark.slow
