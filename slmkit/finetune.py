@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import math
+import sys
+import types
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -240,3 +242,10 @@ def _write(folder: Path, tuned: Tuned, facts: dict[str, Any]) -> None:
     values = {**facts, **asdict(tuned)}
     del values["folder"]
     (folder / FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+class _Callable(types.ModuleType):
+    __call__ = staticmethod(finetune)
+
+
+sys.modules[__name__].__class__ = _Callable  # so that `slmkit.finetune(...)` works once this module was imported
