@@ -53,7 +53,20 @@ def train(backend: Backend, tiny_chat_decoder: ModelSource, tmp_path: Path) -> C
 
 
 def table(n: int = 12) -> pd.DataFrame:
-    subjects = "bank train parcel account flower lunch phone card letter price news profit".split()[:n]
+    subjects = (
+        "bank",
+        "train",
+        "parcel",
+        "account",
+        "flower",
+        "lunch",
+        "phone",
+        "card",
+        "letter",
+        "price",
+        "news",
+        "fee",
+    )[:n]
     return pd.DataFrame({"prompt": [f"What about {s} number {i}?" for i, s in enumerate(subjects)], "answer": "No."})
 
 
