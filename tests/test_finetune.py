@@ -214,12 +214,18 @@ def test_the_command_tunes_and_writes_an_adapter_that_loads(tiny_chat_decoder: M
     assert again.exit_code == 2 and "out must be a new or an empty folder" in again.output
 
 
-def test_an_interrupted_tuning_leaves_nothing(tiny_chat_decoder: ModelSource, tmp_path: Path) -> None:
-    def stop(event: Any) -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_an_interrupted_tuning_leaves_nothing(
+    tiny_chat_decoder: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    if late:  # when the adapter is written
+        monkeypatch.setattr("slmkit.finetune._write", stop)
+    how = {"backend": "bnb", "progress": None if late else stop}
     with pytest.raises(KeyboardInterrupt):
-        slmkit.finetune(str(tiny_chat_decoder.folder), table(), out=tmp_path / "x", backend="bnb", progress=stop)
+        slmkit.finetune(str(tiny_chat_decoder.folder), table(), out=tmp_path / "x", **how)
     assert list(tmp_path.iterdir()) == []
 
 
