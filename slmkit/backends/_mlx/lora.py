@@ -46,7 +46,7 @@ class Classifier(nn.Module):
 
     def loss(self, tokens: mx.array, some: np.ndarray, batch: np.ndarray) -> mx.array:
         """Share of some rows (B, T) in the mean cross-entropy of a batch."""
-        last = pool(self.net.model(tokens), self._lengths[some], "last")  # (B, H)
+        last = pool(self.net.model(tokens), self._lengths[some].tolist(), "last")  # (B, H)
         return nn.losses.cross_entropy(self.head(last), mx.array(self._y[some]), reduction="sum") / len(batch)
 
     def count(self, batch: np.ndarray) -> int:
