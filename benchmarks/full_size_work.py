@@ -35,7 +35,7 @@ def qlora_step(folder: Path, bits: int, rows: int, tokens: int, last_blocks: int
     import torch
     from torch import nn
 
-    from slmkit.backends._torch import device, training
+    from slmkit.backends._torch import device, loop, training
     from slmkit.backends.base import LoRAConfig
 
     model, where, dtype = load(folder, bits)
@@ -46,9 +46,10 @@ def qlora_step(folder: Path, bits: int, rows: int, tokens: int, last_blocks: int
     head = nn.Linear(model.config.hidden_size, 2).to(where)
     labels = torch.arange(rows) % 2
     wrapped = training._with_lora(model, config, dtype)
-    loop = training._Loop(wrapped, head, ids, labels, 0, config, where)
+    objective = loop.LastToken(head, labels, [tokens] * rows)
+    one_step = loop.Loop(wrapped, objective, ids, 0, config, where)
     began = time.perf_counter()
-    (entry,) = loop.run(None)
+    (entry,) = one_step.run(None)
     device.synchronize(where)
     moved = any(bool(p.detach().any()) for name, p in wrapped.named_parameters() if "lora_B" in name)
     return {

@@ -14,6 +14,7 @@ _WHERE = {
     "memory": "ledger",
     "quantize": "prequantise",
     "study": "study",
+    "finetune": "finetune",
     "read": "data",
     "split": "splits",
     "check_leaks": "leaks.check",

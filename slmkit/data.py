@@ -86,7 +86,7 @@ def read(
         An unusable file, an unknown column (with the near names), one class only, a class with one row. All problems
         of one kind are listed at once. Rows without a label or without a text are dropped with a warning.
     """
-    where, table, warnings = _table(path_or_frame, guessing=text_column is None or label_column is None)
+    where, table, warnings = table_of(path_or_frame, guessing=text_column is None or label_column is None)
     texts, label_column, guesses = columns.choose(where, table, text_column, label_column, split_column)
     assert label_column is not None  # rows must have labels here
     used = {*texts, label_column, split_column}
@@ -116,7 +116,7 @@ def rows(
     Parameters and the file kinds are those of `read`. Returns the columns text, source_row and, where there are such,
     label, group and part; rows without a text are dropped, and counted in `attrs["warnings"]`.
     """
-    where, table, notes = _table(path_or_frame, guessing=text_column is None)
+    where, table, notes = table_of(path_or_frame, guessing=text_column is None)
     texts, label, guesses = columns.choose(where, table, text_column, label_column, split_column, labelled=False)
     frame = pd.DataFrame({"text": list(map(tables.as_text, _joined(table, texts)))}, dtype=object)
     frame["source_row"] = range(1, len(frame) + 1)
@@ -210,7 +210,7 @@ def frame_sha256(frame: pd.DataFrame) -> str:
     return digest.hexdigest()
 
 
-def _table(source: Any, *, guessing: bool) -> tuple[str, pd.DataFrame, list[str]]:
+def table_of(source: Any, *, guessing: bool) -> tuple[str, pd.DataFrame, list[str]]:
     """What to call the source, its columns as they stand, and what was noticed."""
     if isinstance(source, pd.DataFrame):
         if source.empty:

@@ -88,3 +88,10 @@ def pick_examples(
     turns = [pool[turn] for turn in range(shots) for pool in pools if turn < len(pool)]
     chosen = [turns[i] for i in rng.permutation(len(turns[:shots]))]
     return tuple((texts[i], int(y[i])) for i in chosen)
+
+
+def dialogue(messages: Sequence[Mapping[str, str]]) -> str:
+    """Turns as plain text for a model without chat template, ready for its answer, which begins with a space."""
+    names = {"user": "User: ", "assistant": "Assistant: "}
+    turns = [names.get(message["role"], "") + message["content"].strip() for message in messages]
+    return "\n\n".join([*turns, "Assistant:"])

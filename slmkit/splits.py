@@ -168,6 +168,37 @@ def given(frame: pd.DataFrame, *, seed: int, train: int | None = None, test: int
     return Split(rows.iloc[drawn["train"]], rows.iloc[drawn["test"]], notes, given=True)
 
 
+def hold_out(frame: pd.DataFrame, *, seed: int, train: int | None = None, test_share: float = 0.2) -> Split:
+    """Cut rows without labels: copies and near-copies of a text, and rows of one group, stay on one side.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Column text, and group where rows belong together.
+    seed, train, test_share
+        As `split` takes them.
+
+    Raises
+    ------
+    InputError
+        Rows that all belong together, so that none can be held out, or more rows asked for than exist.
+    """
+    rows = frame.reset_index(drop=True).rename_axis("row")
+    if not 0 < test_share < 1:
+        raise InputError(f"test_share must be between 0 and 1; got {test_share!r}")
+    keys, codes = rows["text"].map(normalise), np.zeros(len(rows), dtype=np.int64)
+    same = np.asarray(pd.factorize(keys)[0])
+    groups = _join(_join(_links(rows), same), alike.clusters(len(rows), alike.pairs(keys)[0]))
+    if len(np.unique(groups)) < 2:
+        raise InputError(f"{len(rows):,} rows that belong together (one group, or near-copies): none can be held out")
+    quota = np.array([max(1, round(len(rows) * test_share))])
+    chosen = stratify.draw(codes, groups, quota, np.random.default_rng(seed), exact=False)
+    remaining = np.flatnonzero(~np.isin(groups, groups[chosen]))
+    if train is not None:
+        remaining = stratify.subset(remaining, codes, train, len(chosen), np.random.default_rng([seed, 1]))
+    return Split(rows.iloc[remaining], rows.iloc[chosen], ())
+
+
 def check_labelled(frame: pd.DataFrame) -> None:
     """Raise `InputError` when the columns text and label are not there."""
     if missing := [name for name in ("text", "label") if name not in frame]:

@@ -21,8 +21,9 @@ from checkpoints import BORDER, CASES, WINDOW, Case, make
 import slmkit
 from slmkit import backends
 from slmkit.assets import ModelSource
+from slmkit.backends import _completions as completions
 from slmkit.backends import _shared as shared
-from slmkit.backends.base import LanguageModel
+from slmkit.backends.base import LanguageModel, LoRAConfig
 from slmkit.classify import EmbeddingClassifier, LoRAClassifier
 from slmkit.errors import InputError
 from tools import conformance_table as table
@@ -358,6 +359,35 @@ def test_the_loss_of_lora_on_four_bits_falls_and_is_that_of_the_saved_adapter_an
     columns = [decoder.classifier.classes_.tolist().index(label) for label in Y]
     right = slmkit.load_classifier(decoder.adapter.parent).predict_proba(TEXTS)[range(len(Y)), columns]
     assert -np.log(right).mean() < losses[-1] + 0.05
+
+
+@trait("EOS")
+def test_a_tuned_answer_ends_by_itself_and_is_asked_for_as_it_was_taught(decoder: Cell) -> None:
+    asked = [[{"role": "user", "content": text}] for text in ("Is this fraud?", "Is the train late?")]
+    told, engine = ["Yes, call the bank.", "No."], backends.get(decoder.backend)
+    out = decoder.folder / "answers"
+    out.mkdir()
+    prompts = engine.dialogue_prompts(decoder.source, asked)
+    assert prompts == [decoder.model.dialogue_prompt(messages) for messages in asked]
+    settings = {"rank": 8, "alpha": 32, "epochs": 16, "batch_size": 2, "learning_rate": 2e-2}
+    history = engine.train_completion(decoder.source, prompts, told, bits=16, config=LoRAConfig(**settings), out=out)
+    assert history[-1]["loss"] < 0.4 < history[0]["loss"]
+    for found, answer in zip(decoder.load(adapter=out).generate(prompts, 24), told, strict=True):
+        assert (found.text.strip(), found.finish_reason) == (answer, "stop")
+
+
+@trait("EOS")
+def test_answers_are_learned_after_the_prompt_that_generation_reads_with_one_bos(decoder: Cell) -> None:
+    tokenizer = decoder.reference.tokenizer
+    ends = shared.end_tokens(tokenizer, decoder.reference.model.config.eos_token_id)
+    prompt = decoder.model.dialogue_prompt(CHAT)
+    how = {"chat": decoder.source.chat, "ends": ends, "max_length": 512}
+    ((pair,), _) = completions.pairs(tokenizer, [prompt], ["Yes, it is."], **how)
+    (asked,) = shared.encode(tokenizer, [prompt])
+    assert list(pair.read[: pair.start + 1]) == asked and pair.read[pair.start + 1 :] == pair.target[:-1]
+    assert asked.count(tokenizer.bos_token_id) <= 1 or (tokenizer.chat_template and "<|im" in tokenizer.chat_template)
+    assert pair.target[-1] in ends and not ends & set(pair.target[:-1])
+    assert tokenizer.decode(pair.target, skip_special_tokens=True).strip() == "Yes, it is."
 
 
 @trait("merged")

@@ -41,18 +41,22 @@ def check_generation(max_new_tokens: int, temperature: float) -> None:
 
 def check_training(texts: Sequence[str], y: np.ndarray, n_classes: int, config: LoRAConfig) -> None:
     """Raise one `InputError` with everything that is wrong with a call of `train_lora`."""
-    wrong = []
+    wrong = config_problems(config)
     if len(texts) != len(y) or not len(texts):
-        wrong.append(f"texts and y must have the same length, at least 1; got {len(texts)} and {len(y)}")
+        wrong.insert(0, f"texts and y must have the same length, at least 1; got {len(texts)} and {len(y)}")
     elif np.min(y) < 0 or np.max(y) >= n_classes:
-        wrong.append(f"y must lie in 0 .. {n_classes - 1}; got {np.min(y)} .. {np.max(y)}")
-    for name in ("rank", "alpha", "epochs", "learning_rate", "batch_size", "max_length", "max_batch_tokens"):
-        if not getattr(config, name) > 0:
-            wrong.append(f"{name} must be above 0; got {getattr(config, name)!r}")
-    if config.last_blocks is not None and config.last_blocks < 1:
-        wrong.append(f"last_blocks must be at least 1, or None for all; got {config.last_blocks!r}")
+        wrong.insert(0, f"y must lie in 0 .. {n_classes - 1}; got {np.min(y)} .. {np.max(y)}")
     if wrong:
         raise InputError("; ".join(wrong))
+
+
+def config_problems(config: LoRAConfig) -> list[str]:
+    """What is wrong with the settings of a training, in words."""
+    names = ("rank", "alpha", "epochs", "learning_rate", "batch_size", "max_length", "max_batch_tokens")
+    wrong = [f"{n} must be above 0; got {getattr(config, n)!r}" for n in names if not getattr(config, n) > 0]
+    if config.last_blocks is not None and config.last_blocks < 1:
+        wrong.append(f"last_blocks must be at least 1, or None for all; got {config.last_blocks!r}")
+    return wrong
 
 
 def encode(
@@ -322,7 +326,7 @@ class History:
             raise InputError(f"the loss became {loss} at step {step} of {self.steps}: take a smaller learning_rate")
         seconds, self._last_step = now - self._last_step, now
         entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": learning_rate, "tokens": tokens}
-        self.entries.append({**entry, "seconds": seconds})
+        self.entries.append({**entry, "seconds": seconds, "tokens_per_s": tokens / max(seconds, 1e-9)})
         if self.callback is not None and now - self._last_report >= REPORT_EVERY_S:
             self._last_report = now
             rate = sum(e["tokens"] for e in self.entries) / max(now, 1e-9)

@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from slmkit import prompts
 from slmkit.assets import ModelSource
 from slmkit.backends import _memory
 from slmkit.errors import InputError
@@ -182,6 +183,33 @@ class LanguageModel(ABC):
         Raises `InputError` when the model has no chat template.
         """
 
+    def dialogue_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """What the model reads before it answers these messages, in the form that `slmkit.finetune` tunes it on.
+
+        Its chat template, or a plain format ("User: ...", "Assistant:") for a model without one.
+        """
+        return self.chat_prompt(messages) if self.source.chat else prompts.dialogue(messages)
+
+    def answer_loglikelihood(
+        self, prompts: Sequence[str], answers: Sequence[str], max_length: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score each answer, and that it ends, after its own prompt, as `Backend.train_completion` reads them.
+
+        Parameters
+        ----------
+        prompts, answers : sequence of str, the same number
+        max_length : int or None
+            Tokens read of a row, its prompt cut at the beginning; None keeps what the model can read.
+
+        Returns
+        -------
+        nats : ndarray of float64, shape (n_prompts,)
+            Sum of the log-probabilities of the answer's tokens and of its end.
+        n_tokens : ndarray of int64, shape (n_prompts,)
+            Tokens scored; 0 (and 0 nats) where the answer alone is too long.
+        """
+        raise InputError(f"backend {self.backend!r} scores no dialogues; take bnb or mlx")
+
     @abstractmethod
     def weight_bytes(self) -> int:
         """Bytes of all weights as stored, after quantisation, embeddings and quantisation constants included."""
@@ -293,7 +321,8 @@ class Backend(ABC):
         Returns
         -------
         list of dict
-            One entry an optimiser step: {"step", "epoch", "loss", "learning_rate", "tokens", "seconds"}.
+            One entry an optimiser step: {"step", "epoch", "loss", "learning_rate", "tokens", "seconds",
+            "tokens_per_s"}.
         """
 
     def quantise(self, source: ModelSource, *, bits: int, out: Path) -> Stored:
@@ -313,6 +342,45 @@ class Backend(ABC):
             A model that this backend cannot run or read.
         """
         raise InputError(f"backend {self.name!r} stores no models: backend must be 'bnb' or 'mlx'; got {self.name!r}")
+
+    def dialogue_prompts(self, source: ModelSource, dialogues: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
+        """`LanguageModel.dialogue_prompt` of each dialogue. Loads no weights if it can."""
+        with self.load(source) as model:
+            return [model.dialogue_prompt(messages) for messages in dialogues]
+
+    def train_completion(
+        self,
+        source: ModelSource,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        *,
+        bits: int,
+        config: LoRAConfig,
+        out: Path,
+        callback: Progress | None = None,
+    ) -> list[dict[str, float]]:
+        """Train an adapter to write an answer after its prompt, and to end it.
+
+        The loss is the mean cross-entropy over the answer's tokens and the token that ends it; logits over the
+        vocabulary are computed for these places alone, some at a time. Leaves in `out` an adapter without a head,
+        which `load(..., adapter=out)` takes.
+
+        Parameters
+        ----------
+        prompts : sequence of str
+            As `dialogue_prompt` gives them and `generate` reads them.
+        answers : sequence of str
+            Spaces around them are taken off. Rows beyond `config.max_length` lose the beginning of their prompt; a
+            row whose answer alone is longer is left out, and named in the log.
+        bits, config, out, callback
+            As `train_lora` takes them; a batch is `config.batch_size` answers.
+
+        Returns
+        -------
+        list of dict
+            As of `train_lora`; `tokens` are those with a loss: of answers, their ends included.
+        """
+        raise InputError(f"backend {self.name!r} cannot tune on answers; take bnb or mlx")
 
 
 def check_bits(bits: int) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from slmkit import stored
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
+from slmkit.backends import _completions as completions
 from slmkit.backends import _shared as shared
 from slmkit.backends.base import Backend, Generation, LanguageModel, LoRAConfig, Progress, Stored, check_bits
 from slmkit.errors import InputError
@@ -62,6 +63,24 @@ class TorchModel(LanguageModel):
         if scorer.is_simple(pairs):
             return scorer.score(*scoring.contexts_and_tails(pairs))
         return scorer.score_rows(pairs, self._max_length())
+
+    def answer_loglikelihood(
+        self, prompts: Sequence[str], answers: Sequence[str], max_length: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        from slmkit.backends._torch import packing, scoring
+
+        self._check("score answers", decoder=True)
+        packing.for_batches(self._model)
+        most = min(max_length or self._max_length(), self._max_length())
+        pairs, kept = completions.pairs(
+            self._tokenizer, prompts, answers, chat=self.source.chat, ends=self._ends(), max_length=most
+        )
+        nats, n_tokens = np.zeros(len(prompts)), np.zeros(len(prompts), dtype=np.int64)
+        if pairs:
+            scorer = scoring.LabelScorer(self._model, self._tokenizer.pad_token_id, self._device)
+            nats[kept] = scorer.score_rows([[pair] for pair in pairs], most)[:, 0]
+            n_tokens[kept] = [len(pair.target) for pair in pairs]
+        return nats, n_tokens
 
     def embed(self, texts: Sequence[str], *, pooling: str | None = None, max_length: int | None = None) -> np.ndarray:
         from slmkit.backends._torch import packing, scoring
@@ -168,13 +187,16 @@ class TorchModel(LanguageModel):
             max_new_tokens=most,
             temperature=temperature,
             seed=seed,
-            stop_ids=shared.end_tokens(self._tokenizer, self._model.generation_config.eos_token_id),
+            stop_ids=self._ends(),
             device=self._device,
         )
         yield from shared.write(tokens, self._decode, stop, most, state)
 
     def _decode(self, ids: list[int]) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=True))
+
+    def _ends(self) -> set[int]:
+        return shared.end_tokens(self._tokenizer, self._model.generation_config.eos_token_id)
 
     def _max_length(self) -> int:
         return int(getattr(self._model.config, "max_position_embeddings", None) or 2048)
@@ -239,9 +261,7 @@ class BnbBackend(Backend):
     ) -> list[dict[str, float]]:
         from slmkit.backends._torch import device, training
 
-        stored.check(source.stored, source.name, check_bits(bits), self.name)
-        if source.kind != "decoder":
-            raise InputError(f"model {source.name!r} is an encoder; LoRA classification needs a decoder")
+        _check_trainable(source, bits)
         with _memory.given_back(lambda: device.empty_cache(device.pick_device())):
             return training.train(
                 source, texts, y, n_classes=n_classes, bits=bits, config=config, out=out, callback=callback
@@ -251,6 +271,36 @@ class BnbBackend(Backend):
         from slmkit.backends._torch import loading
 
         return loading.write_stored(source, bits, out)
+
+    def dialogue_prompts(self, source: ModelSource, dialogues: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
+        from slmkit.backends._torch.loading import load_tokenizer
+
+        tokenizer = load_tokenizer(source)
+        return [completions.prompt(source, tokenizer, messages) for messages in dialogues]
+
+    def train_completion(
+        self,
+        source: ModelSource,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        *,
+        bits: int,
+        config: LoRAConfig,
+        out: Path,
+        callback: Progress | None = None,
+    ) -> list[dict[str, float]]:
+        from slmkit.backends._torch import device, training
+
+        _check_trainable(source, bits)
+        how: dict[str, Any] = {"bits": bits, "config": config, "out": out, "callback": callback}
+        with _memory.given_back(lambda: device.empty_cache(device.pick_device())):
+            return training.train_completion(source, prompts, answers, **how)
+
+
+def _check_trainable(source: ModelSource, bits: int) -> None:
+    stored.check(source.stored, source.name, check_bits(bits), "bnb")
+    if source.kind != "decoder":
+        raise InputError(f"model {source.name!r} is an encoder; LoRA needs a decoder")
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 from slmkit import stored
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
+from slmkit.backends import _completions as completions
 from slmkit.backends import _shared as shared
 from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, Stored, check_bits
 from slmkit.errors import AssetError, InputError, MissingExtra
@@ -83,8 +84,49 @@ class MLXBackend(Backend):
         shared.check_training(texts, y, n_classes, config)
         import mlx.core as mx
 
+        from slmkit.backends._mlx import lora
+
+        how: dict[str, Any] = {"config": config, "source": source, "bits": bits, "out": out, "callback": callback}
         with _memory.given_back(mx.clear_cache):
-            return _train(source, texts, y, n_classes, bits, config, Path(out), callback)
+            tokenizer, loaded = _load(source, bits)
+            rows = shared.encode(tokenizer, texts, config.max_length, loaded.config.get("max_position_embeddings"))
+            history = lora.train(loaded.net, rows, y, n_classes=n_classes, **how)
+            _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer)
+        return history
+
+    def dialogue_prompts(self, source: ModelSource, dialogues: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
+        """Prompts of dialogues; see `Backend.dialogue_prompts`."""
+        tokenizer = _tokenizer(source.folder)
+        return [completions.prompt(source, tokenizer, messages) for messages in dialogues]
+
+    def train_completion(
+        self,
+        source: ModelSource,
+        prompts: Sequence[str],
+        answers: Sequence[str],
+        *,
+        bits: int,
+        config: LoRAConfig,
+        out: Path,
+        callback: Progress | None = None,
+    ) -> list[dict[str, float]]:
+        """Train an adapter on answers in mlx-lm's layout; see `Backend.train_completion`."""
+        self._check(source, bits)
+        completions.check(prompts, answers, config)
+        import mlx.core as mx
+
+        from slmkit.backends._mlx import lora
+
+        with _memory.given_back(mx.clear_cache):
+            tokenizer, loaded = _load(source, bits)
+            ends = shared.end_tokens(tokenizer, loaded.config.get("eos_token_id"))
+            most = min(config.max_length, loaded.config.get("max_position_embeddings") or config.max_length)
+            how: dict[str, Any] = {"chat": source.chat, "ends": ends, "max_length": most}
+            pairs = completions.training_pairs(tokenizer, prompts, answers, **how)
+            how = {"config": config, "source": source, "bits": bits, "out": out, "callback": callback}
+            history = lora.train_completion(loaded.net, pairs, **how)
+            _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer)
+        return history
 
     def quantise(self, source: ModelSource, *, bits: int, out: Path) -> Stored:
         """Write a folder that mlx-lm loads as well; see `Backend.quantise`."""
@@ -107,25 +149,12 @@ class MLXBackend(Backend):
         _checks.check_architecture(source.folder, None, f"mlx-lm {version('mlx-lm')}")
 
 
-def _train(
-    source: ModelSource,
-    texts: Sequence[str],
-    y: np.ndarray,
-    n_classes: int,
-    bits: int,
-    config: LoRAConfig,
-    out: Path,
-    callback: Progress | None,
-) -> list[dict[str, float]]:
-    from slmkit.backends._mlx import lora, weights
+def _load(source: ModelSource, bits: int) -> tuple[Any, Any]:
+    """Tokenizer and loaded weights for a training."""
+    from slmkit.backends._mlx import weights
 
     weights.check_network(source.folder)
-    tokenizer, loaded = _tokenizer(source.folder), weights.load(source, bits, None)
-    rows = shared.encode(tokenizer, texts, config.max_length, loaded.config.get("max_position_embeddings"))
-    more: dict[str, Any] = {"config": config, "source": source, "bits": bits, "out": out, "callback": callback}
-    history = lora.train(loaded.net, rows, y, n_classes=n_classes, **more)
-    _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer)
-    return history
+    return _tokenizer(source.folder), weights.load(source, bits, None)
 
 
 @lru_cache(maxsize=1)

@@ -1,6 +1,6 @@
-"""Trains and applies LoRA adapters in mlx-lm's file layout, with a classification head on the last token.
+"""Trains and applies LoRA adapters in mlx-lm's file layout: for labels with a head on the last token, or for answers.
 
-The loss is the cross-entropy of the head alone: logits over the vocabulary are never computed.
+Logits over the vocabulary are computed where an answer's token is predicted and nowhere else; for labels not at all.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +23,67 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
-from slmkit.backends._mlx.model import hidden_size, pool
+from slmkit.backends._mlx.model import head_of, hidden_size, pool, vocabulary
 from slmkit.backends._mlx.phi3 import border_of, read_as
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import AssetError, InputError, SlmkitError
 
 log = logging.getLogger(__name__)
 MAX_NORM = 1.0
+LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together
 
 
 class Classifier(nn.Module):
     """A causal model's blocks with LoRA, and a float32 head on the last token's hidden state."""
 
-    def __init__(self, net: nn.Module, n_classes: int, seed: int) -> None:
+    def __init__(self, net: nn.Module, n_classes: int, seed: int, y: np.ndarray, lengths: Sequence[int]) -> None:
         super().__init__()
-        self.net = net
+        self.net, self._y, self._lengths = net, np.asarray(y), np.asarray(lengths)
         width = hidden_size(net)
         self.head = nn.Linear(width, n_classes)
         self.head.weight = 0.02 * mx.random.normal((n_classes, width), key=mx.random.key(seed))
         self.head.bias = mx.zeros(n_classes)
 
-    def loss(self, tokens: mx.array, lengths: Sequence[int], y: mx.array, batch_size: int) -> mx.array:
-        """Share of a micro-batch (B, T) in the mean cross-entropy of a batch of `batch_size` rows."""
-        last = pool(self.net.model(tokens), lengths, "last")  # (B, H)
-        return nn.losses.cross_entropy(self.head(last), y, reduction="sum") / batch_size
+    def loss(self, tokens: mx.array, some: np.ndarray, batch: np.ndarray) -> mx.array:
+        """Share of some rows (B, T) in the mean cross-entropy of a batch."""
+        last = pool(self.net.model(tokens), self._lengths[some].tolist(), "last")  # (B, H)
+        return nn.losses.cross_entropy(self.head(last), mx.array(self._y[some]), reduction="sum") / len(batch)
+
+    def count(self, batch: np.ndarray) -> int:
+        """Tokens of a batch."""
+        return int(self._lengths[batch].sum())
+
+
+class Answerer(nn.Module):
+    """A causal model with LoRA, to be trained on the answers of token rows, their ends included."""
+
+    def __init__(self, net: nn.Module, pairs: Sequence[shared.Pair]) -> None:
+        super().__init__()
+        self.net, self._own_head, self._pairs = net, head_of(net), tuple(pairs)
+
+    def loss(self, tokens: mx.array, some: np.ndarray, batch: np.ndarray) -> mx.array:
+        """Share of some rows (B, T) in the mean cross-entropy over the answers' tokens of a batch.
+
+        Logits exist for these places alone, and are computed in chunks, anew on the way back.
+        """
+        pairs = [self._pairs[i] for i in some]
+        spots = [(b, pair.start + t) for b, pair in enumerate(pairs) for t in range(len(pair.target))]
+        wanted = mx.array([token for pair in pairs for token in pair.target])
+        states = self.net.model(tokens)[mx.array([b for b, _ in spots]), mx.array([t for _, t in spots])]  # (N, H)
+        at_once = max(1, LOGITS_AT_ONCE // vocabulary(self.net))
+        total = mx.array(0.0)
+        for first in range(0, len(spots), at_once):
+            part = wanted[first : first + at_once]
+            total = total + mx.checkpoint(partial(self._chunk, part))(states[first : first + at_once])
+        return total / self.count(batch)
+
+    def _chunk(self, wanted: mx.array, states: mx.array) -> mx.array:
+        logits = self._own_head(states[None])[0].astype(mx.float32)  # (n, V)
+        return nn.losses.cross_entropy(logits, wanted, reduction="sum")
+
+    def count(self, batch: np.ndarray) -> int:
+        """Tokens of a batch that carry a loss."""
+        return sum(len(self._pairs[i].target) for i in batch)
 
 
 def train(
@@ -60,22 +98,49 @@ def train(
     out: Path,
     callback: Progress | None,
 ) -> list[dict[str, float]]:
-    """Train adapter and head on token rows and write both; see `Backend.train_lora`.
-
-    Raises `SlmkitError` when the adapter did not move (an architecture whose layers LoRA does not reach).
-    """
+    """Train adapter and head on token rows and write both; see `Backend.train_lora`."""
     parameters = add_lora(net, config)
-    classifier = Classifier(net, n_classes, config.seed)
+    classifier = Classifier(net, n_classes, config.seed, y, [len(row) for row in rows])
+    history = _fit(classifier, rows, parameters, config, source, bits, out, callback)
+    head = {"weight": classifier.head.weight, "bias": classifier.head.bias}
+    mx.save_safetensors(str(out / "head.safetensors"), {name: array.astype(mx.float32) for name, array in head.items()})
+    return history
+
+
+def train_completion(
+    net: nn.Module,
+    pairs: Sequence[shared.Pair],
+    *,
+    config: LoRAConfig,
+    source: ModelSource,
+    bits: int,
+    out: Path,
+    callback: Progress | None,
+) -> list[dict[str, float]]:
+    """Train an adapter on answers and write it; see `Backend.train_completion`."""
+    parameters = add_lora(net, config)
+    return _fit(Answerer(net, pairs), [p.read for p in pairs], parameters, config, source, bits, out, callback)
+
+
+def _fit(
+    learner: Classifier | Answerer,
+    rows: Sequence[Sequence[int]],
+    parameters: dict[str, Any],
+    config: LoRAConfig,
+    source: ModelSource,
+    bits: int,
+    out: Path,
+    callback: Progress | None,
+) -> list[dict[str, float]]:
+    """Run the training and write the adapter; `SlmkitError` when it did not move (LoRA does not reach its layers)."""
     optimiser = optim.AdamW(learning_rate=config.learning_rate, weight_decay=0.0, bias_correction=True)
-    under_way = _memory.Training(source.name, "mlx", bits, lambda: _held_bytes(classifier, optimiser))
-    history = _run(classifier, optimiser, rows, np.asarray(y), config, callback)
+    under_way = _memory.Training(source.name, "mlx", bits, lambda: _held_bytes(learner, optimiser))
+    history = _run(learner, optimiser, rows, config, callback)
     del under_way
-    weights = dict(tree_flatten(net.trainable_parameters()))
+    weights = dict(tree_flatten(learner.net.trainable_parameters()))
     if not any(bool(mx.any(array != 0)) for name, array in weights.items() if name.endswith("lora_b")):
         raise SlmkitError(f"training of {source.name} moved no adapter weight; mlx-lm cannot tune it")
     mx.save_safetensors(str(out / "adapters.safetensors"), weights)
-    head = {"weight": classifier.head.weight, "bias": classifier.head.bias}
-    mx.save_safetensors(str(out / "head.safetensors"), {name: array.astype(mx.float32) for name, array in head.items()})
     (out / "adapter_config.json").write_text(json.dumps(parameters, indent=1), encoding="utf-8")
     return history
 
@@ -97,40 +162,39 @@ def add_lora(net: Any, config: LoRAConfig) -> dict[str, Any]:
     return {"fine_tune_type": "lora", "num_layers": n_blocks, "lora_parameters": lora}
 
 
-def _held_bytes(classifier: Classifier, optimiser: optim.Optimizer) -> int:
-    trees = (classifier.trainable_parameters(), optimiser.state)
+def _held_bytes(learner: nn.Module, optimiser: optim.Optimizer) -> int:
+    trees = (learner.trainable_parameters(), optimiser.state)
     return sum(array.nbytes for tree in trees for _, array in tree_flatten(tree))
 
 
 def _run(
-    classifier: Classifier,
+    learner: Classifier | Answerer,
     optimiser: optim.Optimizer,
-    rows: list[list[int]],
-    y: np.ndarray,
+    rows: Sequence[Sequence[int]],
     config: LoRAConfig,
     callback: Progress | None,
 ) -> list[dict[str, float]]:
     lengths = [len(row) for row in rows]
-    plan, border = shared.training_plan(lengths, config), border_of(classifier.net)
+    plan, border = shared.training_plan(lengths, config), border_of(learner.net)
     history = shared.History(len(plan), callback)
-    value_and_grad = nn.value_and_grad(classifier, classifier.loss)
-    classifier.train()
+    value_and_grad = nn.value_and_grad(learner, learner.loss)
+    learner.train()
     for step, (epoch, batch) in enumerate(plan):
         loss, total = 0.0, None
         for part in shared.length_batches([lengths[i] for i in batch], config.max_batch_tokens, border=border):
             some = batch[part]
-            read_as(classifier.net, max(lengths[i] for i in some))
+            read_as(learner.net, max(lengths[i] for i in some))
             tokens = mx.array(shared.pad_right([rows[i] for i in some]))
-            value, grads = value_and_grad(tokens, [lengths[i] for i in some], mx.array(y[some]), len(batch))
+            value, grads = value_and_grad(tokens, some, batch)
             total = grads if total is None else tree_map(mx.add, total, grads)
             mx.eval(value, total)
             loss += value.item()
         rate = shared.one_cycle(step, len(plan), config.learning_rate)
         optimiser.learning_rate = rate
-        optimiser.update(classifier, optim.clip_grad_norm(total, MAX_NORM)[0])
-        mx.eval(classifier.trainable_parameters(), optimiser.state)
-        history.add(epoch, loss, rate, sum(lengths[i] for i in batch))
-    classifier.eval()
+        optimiser.update(learner, optim.clip_grad_norm(total, MAX_NORM)[0])
+        mx.eval(learner.trainable_parameters(), optimiser.state)
+        history.add(epoch, loss, rate, learner.count(batch))
+    learner.eval()
     return history.entries
 
 

@@ -6,6 +6,7 @@ Rows are padded on the right. Attention is causal, so padding never reaches a re
 from __future__ import annotations
 
 import copy
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -20,6 +21,7 @@ from mlx_lm.models.cache import KVCache, RotatingKVCache, make_prompt_cache
 
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks
+from slmkit.backends import _completions as completions
 from slmkit.backends import _shared as shared
 from slmkit.backends._mlx.phi3 import border_of, read_as
 from slmkit.backends._mlx.weights import Loaded, device_name
@@ -58,12 +60,29 @@ class MLXModel(LanguageModel):
         """Score continuations; float64 (n_prompts, n_continuations), nats."""
         self._check_alive()
         table = shared.pair_rows(self._tokenizer, prompts, continuations, self._limit)
+        return self._scores(table).reshape(len(prompts), len(continuations))
+
+    def answer_loglikelihood(
+        self, prompts: Sequence[str], answers: Sequence[str], max_length: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Score each answer and its end after its own prompt; float64 nats (n_prompts,) and int64 tokens."""
+        self._check_alive()
+        most = min(filter(None, (max_length, self._limit)), default=sys.maxsize)
+        how: dict[str, Any] = {"chat": self.source.chat, "ends": self._ends, "max_length": most}
+        pairs, kept = completions.pairs(self._tokenizer, prompts, answers, **how)
+        nats, n_tokens = np.zeros(len(prompts)), np.zeros(len(prompts), dtype=np.int64)
+        nats[kept] = self._scores([[pair] for pair in pairs])
+        n_tokens[kept] = [len(pair.target) for pair in pairs]
+        return nats, n_tokens
+
+    def _scores(self, table: Sequence[Sequence[shared.Pair]]) -> np.ndarray:
+        """Nats of all pairs of a table, float64 (n_pairs,), in its order."""
         reads, places = shared.plan_reads(table, self._border)
         out = np.zeros(len(places))
         for group in shared.alike(reads, self._limit, self._border):
             rows = set(group)
             self._score(reads, {p: place for p, place in enumerate(places) if place[0] in rows}, out)
-        return out.reshape(len(prompts), len(continuations))
+        return out
 
     def _score(self, reads: list[tuple[int, ...]], places: dict[int, shared.Place], out: np.ndarray) -> None:
         rows = sorted({row for row, _, _ in places.values()})
@@ -99,7 +118,7 @@ class MLXModel(LanguageModel):
         spots = sorted({(row, position) for _, row, position, _ in cells})
         index = {spot: n for n, spot in enumerate(spots)}
         vectors = hidden[mx.array([r for r, _ in spots]), mx.array([t for _, t in spots])]  # (N, H)
-        at_once = max(1, LOGITS_AT_ONCE // _vocabulary(self._model))
+        at_once = max(1, LOGITS_AT_ONCE // vocabulary(self._model))
         for first in range(0, len(spots), at_once):
             logits = self._head(vectors[None, first : first + at_once])[0].astype(mx.float32)  # (n, V)
             mine = [(p, index[r, t] - first, token) for p, r, t, token in cells if 0 <= index[r, t] - first < at_once]
@@ -281,5 +300,6 @@ def sampler(temperature: float, seed: int) -> Any:
     return sample
 
 
-def _vocabulary(net: Any) -> int:
+def vocabulary(net: Any) -> int:
+    """Rows of the vocabulary's head, from the arguments the model was built with."""
     return int(getattr(net.args, "vocab_size", 2**15))

@@ -67,6 +67,15 @@ def embed(
     return out
 
 
+def logits_of(head: nn.Module, config: Any, hidden: torch.Tensor) -> torch.Tensor:
+    """Float32 logits over the vocabulary (..., V) of hidden states (..., H), capped where the model caps them."""
+    logits = head(hidden)
+    cap = getattr(config, "final_logit_softcapping", None)
+    if cap:
+        logits = torch.tanh(logits / cap) * cap
+    return torch.as_tensor(logits.float())
+
+
 def contexts_and_tails(pairs: Sequence[Sequence[shared.Pair]]) -> tuple[list[list[int]], list[list[list[int]]]]:
     """Each prompt's ids and, for each of its continuations, theirs."""
     contexts = [list(row[0].read[: row[0].start + 1]) for row in pairs]
@@ -207,8 +216,4 @@ class LabelScorer:
         return (logp * wanted_mask).sum(1)
 
     def _log_softmax(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = self.head(hidden)
-        cap = getattr(self.config, "final_logit_softcapping", None)
-        if cap:
-            logits = torch.tanh(logits / cap) * cap
-        return torch.log_softmax(logits.float(), dim=-1)
+        return torch.log_softmax(logits_of(self.head, self.config, hidden), dim=-1)

@@ -1,0 +1,98 @@
+"""Dialogues to tune an assistant on, from a file or a frame: the turns before an answer, and the answer.
+
+Rows hold `messages` (turns with role and content, as chat data commonly come), or the columns prompt and answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slmkit import data, tables
+from slmkit.errors import InputError, listed
+
+ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """Turns that end in an answer.
+
+    Attributes
+    ----------
+    messages : tuple of mapping
+        Turns {"role", "content"}, the last one the assistant's.
+    group : str
+        Dialogues that share it are never split; "" for none.
+    """
+
+    messages: tuple[Mapping[str, str], ...]
+    group: str = ""
+
+    @property
+    def text(self) -> str:
+        """What was said before the last answer by others than the assistant: what makes two dialogues the same."""
+        return "\n".join(turn["content"] for turn in self.messages[:-1] if turn["role"] != "assistant")
+
+    def answers(self) -> list[tuple[tuple[Mapping[str, str], ...], str]]:
+        """Every answer of the assistant, with the turns before it."""
+        turns = self.messages
+        found = [i for i, turn in enumerate(turns) if turn["role"] == "assistant" and i]
+        return [(turns[:i], turns[i]["content"]) for i in found]
+
+
+def read(path_or_frame: Any) -> list[Dialogue]:
+    """Read dialogues.
+
+    Parameters
+    ----------
+    path_or_frame : str, Path, DataFrame or datasets.Dataset
+        Whatever `slmkit.data.read` reads, with a column `messages`, or with the columns prompt and answer; a column
+        group says which rows belong together.
+
+    Raises
+    ------
+    InputError
+        No such columns, or rows that are no dialogues: each with its number (from 1) and why.
+    """
+    where, table, _ = data.table_of(path_or_frame, guessing=False)
+    groups = list(map(tables.as_text, table["group"])) if "group" in table else [""] * len(table)
+    if "messages" in table:
+        turns = [_as_list(cell) for cell in table["messages"]]
+    elif {"prompt", "answer"} <= set(table.columns):
+        columns = ([tables.as_text(cell).strip() for cell in table[name]] for name in ("prompt", "answer"))
+        turns = [_turns(*pair) for pair in zip(*columns, strict=True)]
+    else:
+        raise InputError(
+            f"{where}: dialogues need the column messages, or the columns prompt and answer; got "
+            f"{listed(table.columns)}"
+        )
+    problems = [(number, _problem(row)) for number, row in enumerate(turns, 1)]
+    if wrong := [f"row {number}: {what}" for number, what in problems if what]:
+        tables.fail(where, wrong)
+    return [Dialogue(tuple(_turn(t) for t in row), group) for row, group in zip(turns, groups, strict=True)]
+
+
+def _turns(prompt: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+
+def _turn(turn: Mapping[str, Any]) -> dict[str, str]:
+    return {"role": turn["role"], "content": turn["content"]}
+
+
+def _as_list(cell: Any) -> Any:
+    return list(cell) if hasattr(cell, "__iter__") and not isinstance(cell, str | Mapping) else cell
+
+
+def _problem(turns: Any) -> str | None:
+    """What keeps turns from being a dialogue, in words."""
+    if not isinstance(turns, Sequence) or isinstance(turns, str) or len(turns) < 2:
+        return f"messages must be a list of at least 2 turns; got {turns!r:.80}"
+    for turn in turns:
+        if not isinstance(turn, Mapping) or turn.get("role") not in ROLES:
+            return f"a turn needs a role, one of {', '.join(ROLES)}; got {turn!r:.80}"
+        if not isinstance(turn.get("content"), str) or not turn["content"].strip():
+            return f"a turn needs a content that is not empty; got {turn!r:.80}"
+    return None if turns[-1]["role"] == "assistant" else "the last turn must be the assistant's"

@@ -1,0 +1,252 @@
+"""Tunes a decoder on dialogues with an adapter, and says what it bought: the loss on held-out answers before and after.
+
+Only answers (and that they end) are learned, in the very form in which the model is asked later. Labels are learned by
+`slmkit.LoRAClassifier`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+import slmkit
+from slmkit import assets, backends, dialogues, estimate, files, splits
+from slmkit.assets import ModelSource
+from slmkit.backends.base import Backend, LoRAConfig, Progress
+from slmkit.dialogues import Dialogue
+from slmkit.errors import InputError, unknown
+
+log = logging.getLogger(__name__)
+FILE = "finetune.json"
+SHIPPED = "domain_dialogues"
+LAST_BLOCKS = 8
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to tune: the bits it takes, the first of them by default, and whether only the last blocks adapt."""
+
+    bits: tuple[int, ...]
+    last: bool = False
+
+
+METHODS = {"lora": Method((16,)), "qlora": Method((4, 8)), "last-k": Method((16, 8, 4), last=True)}
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a tuning left.
+
+    Attributes
+    ----------
+    folder : Path
+        The adapter: `slmkit.load(model, bits=..., adapter=folder)`.
+    history : list of dict
+        See `Backend.train_completion`.
+    loss_before, loss_after : float
+        Mean cross-entropy in nats over the tokens of held-out answers, their ends included.
+    n_train, n_test : int
+        Answers learned, and answers held out.
+    n_tokens : int
+        Tokens of the held-out answers.
+    """
+
+    folder: Path
+    history: list[dict[str, float]]
+    loss_before: float
+    loss_after: float
+    n_train: int
+    n_test: int
+    n_tokens: int
+
+    @property
+    def perplexity_before(self) -> float:
+        """exp of `loss_before`."""
+        return math.exp(self.loss_before)
+
+    @property
+    def perplexity_after(self) -> float:
+        """exp of `loss_after`."""
+        return math.exp(self.loss_after)
+
+
+def finetune(
+    model: str,
+    data: Any,
+    *,
+    out: str | Path,
+    bits: int | None = None,
+    method: str = "lora",
+    backend: str | None = None,
+    train: int | None = None,
+    test_share: float = 0.2,
+    last_blocks: int | None = None,
+    epochs: float = 3,
+    learning_rate: float = 5e-4,
+    rank: int = 16,
+    alpha: int = 32,
+    batch_size: int = 16,
+    max_length: int = 512,
+    max_batch_tokens: int = 1024,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Tuned:
+    """Tune a decoder on dialogues: it learns the answers, and where they end, and nothing of the questions.
+
+    Parameters
+    ----------
+    model : str
+        As `slmkit.load` takes it.
+    data : str, Path or DataFrame
+        "domain_dialogues", or what `slmkit.dialogues.read` reads.
+    out : path
+        A new folder for the adapter. It appears when all is done, or not at all.
+    bits : {16, 8, 4} or None
+        How the frozen weights are stored; None takes the method's own.
+    method : {"lora", "qlora", "last-k"}
+        Adapters on all blocks over 16 bits; the same over 4 (or 8) bits, for less memory; adapters on the last blocks
+        alone, which is quicker, since those below are run once.
+    backend : str or None
+    train : int or None
+        Dialogues to learn from; None takes all that are not held out.
+    test_share : float
+        Share of the dialogues held out. Near-copies and groups are never split.
+    last_blocks : int or None
+        Blocks that "last-k" adapts; None takes 8, or half of a model with fewer than 16.
+    epochs, learning_rate, rank, alpha, batch_size, max_length, max_batch_tokens, seed
+        See `LoRAConfig`. Rows longer than `max_length` tokens lose the beginning of their prompt.
+    progress : callable or None
+        Gets the events of `Backend.train_completion`.
+
+    Returns
+    -------
+    Tuned
+
+    Raises
+    ------
+    InputError, AssetError, NotEnoughMemory
+        Unusable settings, data or model; a folder that holds something; no room for it.
+    """
+    folder = _new_folder(Path(out))
+    source = assets.resolve(model)
+    bits, last_blocks = _choose(method, bits, last_blocks, source)
+    split = _split(data, seed, train, test_share)
+    learned, held_out = (_answers(part) for part in (split.train, split.test))
+    config = LoRAConfig(
+        rank=rank,
+        alpha=alpha,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        last_blocks=last_blocks,
+        max_length=max_length,
+        max_batch_tokens=max_batch_tokens,
+        seed=seed,
+    )
+    width = max(max_batch_tokens, max_length)  # a row beyond the budget is a batch of its own
+    estimate.check_fits(source, bits, training=True, batch_tokens=width, last_blocks=last_blocks, rank=rank)
+    engine, source = backends.engine_for(source, backend), backends.prepare(source)
+    asked = [engine.dialogue_prompts(source, [turns for turns, _ in part]) for part in (learned, held_out)]
+    answers = [[answer for _, answer in part] for part in (learned, held_out)]
+    before, n_tokens = _loss(engine, source, bits, None, asked[1], answers[1], max_length)
+    with files.on_disk(folder), assets.atomic_folder(folder) as aside:
+        history = engine.train_completion(
+            source, asked[0], answers[0], bits=bits, config=config, out=aside, callback=progress
+        )
+        after, _ = _loss(engine, source, bits, aside, asked[1], answers[1], max_length)
+        tuned = Tuned(folder, history, before, after, len(learned), len(held_out), n_tokens)
+        about = {
+            "slmkit": slmkit.__version__,
+            "model": source.name,
+            "revision": source.revision,
+            "backend": engine.name,
+        }
+        _write(aside, tuned, {**about, "bits": bits, "method": method, "config": asdict(config)})
+    return tuned
+
+
+def _new_folder(out: Path) -> Path:
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise InputError(f"out must be a new or an empty folder; {out} exists. Choose another one or remove it")
+    return out
+
+
+def _choose(method: str, bits: int | None, last_blocks: int | None, source: ModelSource) -> tuple[int, int | None]:
+    """Bits and number of adapted blocks (None for all) of a method, checked together."""
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    way, problems = METHODS[method], []
+    if source.kind != "decoder":
+        problems.append(f"a decoder is needed to write answers; {source.name!r} is an encoder")
+    if bits is not None and bits not in way.bits:
+        allowed = " or ".join(map(str, way.bits))
+        other = next(
+            name for name, m in METHODS.items() if name != method and (bits in m.bits or bits not in (4, 8, 16))
+        )
+        problems.append(f"method {method!r} takes bits {allowed}; got {bits!r} (method {other!r} takes other ones)")
+    if last_blocks is not None and (not way.last or last_blocks < 1):
+        need = "be at least 1" if way.last else "go with method 'last-k' only"
+        problems.append(f"last_blocks must {need}; got {last_blocks!r} with method {method!r}")
+    if problems:
+        raise InputError("; ".join(problems))
+    if way.last and last_blocks is None:
+        last_blocks = min(LAST_BLOCKS, max(1, estimate.network_of(source).layers // 2))
+    kept = source.stored.bits if source.stored else None
+    return bits or (kept if kept in way.bits else way.bits[0]), last_blocks
+
+
+def _split(data: Any, seed: int, train: int | None, test_share: float) -> splits.Split:
+    """Dialogues in the column dialogue of both parts, groups and near-copies on one side."""
+    if isinstance(data, str) and data == SHIPPED:
+        from slmkit_data import path
+
+        data = path(f"{SHIPPED}.jsonl")
+    found = dialogues.read(data)
+    columns = {"text": [d.text for d in found], "group": [d.group for d in found], "dialogue": found}
+    if train is not None and train < 1:
+        raise InputError(f"train must be at least 1; got {train!r}")
+    return splits.hold_out(pd.DataFrame(columns), seed=seed, train=train, test_share=test_share)
+
+
+def _answers(part: pd.DataFrame) -> list[tuple[Sequence[Mapping[str, str]], str]]:
+    rows: list[Dialogue] = list(part["dialogue"])
+    return [answer for row in rows for answer in row.answers()]
+
+
+def _loss(
+    engine: Backend,
+    source: ModelSource,
+    bits: int,
+    adapter: Path | None,
+    prompts: list[str],
+    answers: list[str],
+    max_length: int,
+) -> tuple[float, int]:
+    """Mean loss in nats over the tokens of answers, and how many they are."""
+    with engine.load(source, bits=bits, adapter=adapter) as model:
+        nats, n_tokens = model.answer_loglikelihood(prompts, answers, max_length)
+    if not n_tokens.sum():
+        raise InputError(f"no held-out answer fits into max_length={max_length} tokens")
+    return float(-nats.sum() / n_tokens.sum()), int(n_tokens.sum())
+
+
+def _write(folder: Path, tuned: Tuned, facts: dict[str, Any]) -> None:
+    values = {**facts, **asdict(tuned)}
+    del values["folder"]
+    (folder / FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+
+
+class _Callable(types.ModuleType):
+    __call__ = staticmethod(finetune)
+
+
+sys.modules[__name__].__class__ = _Callable  # so that `slmkit.finetune(...)` works once this module was imported

@@ -1,0 +1,30 @@
+"""What `slmkit tune` shows: how the training goes, and what it bought on held-out answers."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from slmkit.console import Lines, about
+
+
+def run(model: str, data: str, out: Path, as_json: bool, **how: Any) -> None:
+    """Tune, showing progress on stderr, and print the result as lines or as one JSON document."""
+    from slmkit.finetune import finetune
+
+    lines = Lines()
+    told = finetune(
+        model, data, out=out, progress=lambda event: lines.passing(about({"event": "tune", **event})), **how
+    )
+    lines.passing("")
+    if as_json:
+        print(json.dumps({**asdict(told), "folder": str(told.folder)}))
+        return
+    print(f"{told.n_train:,} answers learned, {told.n_test:,} held out (n = {told.n_tokens:,} tokens)")
+    print(f"loss on the held-out answers: {told.loss_before:.3f} before, {told.loss_after:.3f} after (nats a token)")
+    print(f"perplexity: {told.perplexity_before:.2f} before, {told.perplexity_after:.2f} after")
+    bits = json.loads((told.folder / "finetune.json").read_text(encoding="utf-8"))["bits"]
+    print(f"Use it: slmkit.load({model!r}, bits={bits}, adapter={shlex.quote(str(told.folder))!r})")
