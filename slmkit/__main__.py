@@ -1,4 +1,4 @@
-"""The command line: `slmkit study`, `report`, `classify`, `tune`, `data`, `models`, `fit`, `quantize`, `doctor`, `demo`.
+"""The command line, one function a command.
 
 Every command imports what it needs when it runs, so that `slmkit --help` is quick. Results go to stdout, progress to
 stderr. Exit codes: 0 done, 1 unexpected, 2 something the person can mend, 130 stopped by Ctrl-C. A study of which some
