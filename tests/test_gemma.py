@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import slmkit_data
 from conftest import TEXT
-from gemma_files import NAME, tiny_network, write_gguf
+from gemma_files import NAME, tiny_network, vocabulary, write_gguf
 from typer.testing import CliRunner
 
 import slmkit
