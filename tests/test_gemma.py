@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import slmkit_data
+from checkpoints import WINDOW
 from conftest import TEXT
 from gemma_files import NAME, tiny_network, vocabulary, write_gguf
 from typer.testing import CliRunner
