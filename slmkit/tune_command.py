@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,4 +26,4 @@ def run(model: str, data: str, out: Path, as_json: bool, **how: Any) -> None:
     print(f"loss on the held-out answers: {told.loss_before:.3f} before, {told.loss_after:.3f} after (nats a token)")
     print(f"perplexity: {told.perplexity_before:.2f} before, {told.perplexity_after:.2f} after")
     bits = json.loads((told.folder / "finetune.json").read_text(encoding="utf-8"))["bits"]
-    print(f"Use it: slmkit.load({model!r}, bits={bits}, adapter={shlex.quote(str(told.folder))!r})")
+    print(f"Use it: slmkit.load({model!r}, bits={bits}, adapter={str(told.folder)!r})")
