@@ -95,8 +95,7 @@ def test_memory_comes_back_on_mlx(tiny_decoder: ModelSource) -> None:
 
 @pytest.mark.slow
 @pytest.mark.real
-@pytest.mark.parametrize("bits", [16, 4])
-@pytest.mark.parametrize("end", ["exception", "allocator"])
+@pytest.mark.parametrize(("bits", "end"), [(4, "exception"), (16, "allocator")])
 def test_memory_of_a_real_model_comes_back(real_model: str, bits: int, end: str) -> None:
     given_back = came_back(real_model, "bnb", bits, end, most_bytes=50 * MB)  # a tenth of the start
     assert given_back > 100 * MB, "what the model took is no longer held"
