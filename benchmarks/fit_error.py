@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import common, random_checkpoint
+from benchmarks import common, fit_error_work, random_checkpoint
 from slmkit import catalog, estimate, jobs
 from slmkit.errors import MissingExtra
 from slmkit.estimate.terms import TOKENIZER_BYTES
@@ -99,12 +99,15 @@ HELD_OUT = (
 CASES = [Case("calibration", *c) for c in CALIBRATION] + [Case("held out", *c) for c in HELD_OUT]
 
 
-def row(case: Case, peak_bytes: int, seconds: float | None, missing: int = 0) -> dict[str, Any]:
-    """One line of the table; `missing` bytes were predicted for what the measured process did not have."""
+def row(
+    case: Case, peak_bytes: int, seconds: float | None, missing: int = 0, steps: int = fit_error_work.STEPS
+) -> dict[str, Any]:
+    """One line of the table, of which a training took so many steps; `missing` bytes were predicted for what the
+    measured process did not have."""
     found = case.predicted()
     predicted = found.peak_bytes - missing
     span = found.times.step_s or found.times.forward_s
-    scale = 3 if found.times.step_s else 1  # three steps are timed
+    scale = steps if found.times.step_s else 1
     timed = seconds is not None and case.method != "generate"
     return {
         "part": case.part,
@@ -129,8 +132,7 @@ def measure(cases: Iterable[Case], folder: Path) -> Iterator[dict[str, Any]]:
     prepared = set()
     for case in cases:
         where = case.model if case.model in PUBLISHED else str(_checkpoint(case.model, folder))
-        common_job = {"model": where, "bits": case.bits, "log_path": None}
-        common_job.pop("log_path")
+        common_job = {"model": where, "bits": case.bits}
         if (case.model, case.bits) not in prepared:
             jobs.run_child({"do": "prepare", **common_job}, module="benchmarks.fit_error_work")
             prepared.add((case.model, case.bits))
@@ -159,10 +161,7 @@ def recorded(folder: Path = RECORDS) -> Iterator[dict[str, Any]]:
         missing = TOKENIZER_BYTES * catalog.get(record["model"]).vocab
         for (method, blocks), (peak, seconds) in peaks.items():
             case = Case("full size", record["model"], 4, method, record["prompt_tokens"], 1, blocks)
-            found = row(case, record[peak], record[seconds] if seconds else None, missing)
-            if found["predicted_low_s"] is not None:  # one step is timed there
-                found |= {key: round(found[key] / 3, 2) for key in ("predicted_low_s", "predicted_high_s")}
-            yield found
+            yield row(case, record[peak], record[seconds] if seconds else None, missing, steps=1)
 
 
 def again(table: Path) -> Iterator[dict[str, Any]]:

@@ -30,7 +30,7 @@ def measure(model: str, bits: int, method: str, seq: int, batch: int, last_block
     if method in ("lora", "qlora", "last-k"):
         seconds = _train(model, bits, seq, batch, last_blocks)
     else:
-        seconds = {"score": _score, "generate": _generate, "embed": _embed}[method](model, bits, seq, batch)
+        seconds = _infer(model, bits, method, seq, batch)
     return {"seconds": seconds, "peak_bytes": footprint.peak_ram_bytes()}
 
 
@@ -52,27 +52,16 @@ def _labels(count: Any) -> tuple[str, str]:
     return next(pair for pair in LABELS if set(count(list(pair))) == {special + 2})
 
 
-def _score(model: str, bits: int, seq: int, batch: int) -> float:
+def _infer(model: str, bits: int, method: str, seq: int, batch: int) -> float:
     with backends.load(model, bits=bits) as loaded:
         rows = _rows(loaded.count_tokens, seq, batch)
+        calls = {
+            "score": lambda: loaded.loglikelihood(rows, _labels(loaded.count_tokens)),
+            "generate": lambda: loaded.generate(rows, max_new_tokens=8),
+            "embed": lambda: loaded.embed(rows),
+        }
         began = time.perf_counter()
-        loaded.loglikelihood(rows, _labels(loaded.count_tokens))
-        return time.perf_counter() - began
-
-
-def _generate(model: str, bits: int, seq: int, batch: int) -> float:
-    with backends.load(model, bits=bits) as loaded:
-        rows = _rows(loaded.count_tokens, seq, batch)
-        began = time.perf_counter()
-        loaded.generate(rows, max_new_tokens=8)
-        return time.perf_counter() - began
-
-
-def _embed(model: str, bits: int, seq: int, batch: int) -> float:
-    with backends.load(model, bits=bits) as loaded:
-        rows = _rows(loaded.count_tokens, seq, batch)
-        began = time.perf_counter()
-        loaded.embed(rows)
+        calls[method]()
         return time.perf_counter() - began
 
 

@@ -193,11 +193,11 @@ def check_folder(folder: Path) -> dict[str, Any]:
 
     Raises `AssetError` naming the file: no config, only pickled weights, a missing shard, a cut file, no tokenizer.
     """
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     weights = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        wanted = set(_json(index)["weight_map"].values())
+        wanted = set(read_json(index)["weight_map"].values())
         missing = sorted(wanted - {p.name for p in weights})
         if missing:
             raise AssetError(
@@ -283,7 +283,7 @@ def _from_hub(name: str, hub_id: str) -> ModelSource:
 
 
 def _accept(folder: Path) -> None:
-    _kind(_json(folder / "config.json"), folder)
+    _kind(read_json(folder / "config.json"), folder)
 
 
 def _hub_copy(hub_id: str, revision: str) -> tuple[Path | None, str | None]:
@@ -301,13 +301,13 @@ def _hub_copy(hub_id: str, revision: str) -> tuple[Path | None, str | None]:
 
 def _pinned(hub_id: str) -> str:
     path = cache_dir() / "revisions.json"
-    known = _json(path) if path.is_file() else {}
+    known = read_json(path) if path.is_file() else {}
     return str(known.get(hub_id) or catalog.revision_of(hub_id))
 
 
 def _pin(hub_id: str, commit: str) -> None:
     path = cache_dir() / "revisions.json"
-    known = _json(path) if path.is_file() else {}
+    known = read_json(path) if path.is_file() else {}
     if known.get(hub_id) != commit:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, json.dumps(known | {hub_id: commit}, indent=1))
@@ -316,7 +316,7 @@ def _pin(hub_id: str, commit: str) -> None:
 def has_chat_template(folder: Path) -> bool:
     """Whether a Hugging Face folder carries a chat template."""
     config = folder / "tokenizer_config.json"
-    return (folder / "chat_template.jinja").is_file() or (config.is_file() and "chat_template" in _json(config))
+    return (folder / "chat_template.jinja").is_file() or (config.is_file() and "chat_template" in read_json(config))
 
 
 def _kind(config: dict[str, Any], folder: Path) -> str:
@@ -352,7 +352,8 @@ def check_safetensors(path: Path) -> None:
         raise AssetError(f"{path} is truncated or altered: {size} bytes where its header asks for {expected}: {AGAIN}")
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; `AssetError` for a file that is missing, cannot be read or holds something else."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

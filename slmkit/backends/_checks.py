@@ -38,7 +38,7 @@ def check_architecture(folder: Path, known: Container[str] | None, engine: str) 
         Its name and version, for the message.
     """
     path = folder / "config.json"
-    config = _read(path)
+    config = assets.read_json(path)
     kind, code = config.get("model_type"), _own_code(config)
     if (kind not in known) if known is not None else ("model_file" in config):
         why = f", and code that comes with a model ({code}) is never run" if code else ""
@@ -65,7 +65,7 @@ def check_vocabulary(tokenizer: Any, folder: Path) -> None:
     row in the models for text alone); a text that holds one is refused when it is read.
     """
     path = folder / "config.json"
-    config = _read(path) if path.is_file() else {}  # a GGUF file not opened yet
+    config = assets.read_json(path) if path.is_file() else {}  # a GGUF file not opened yet
     rows = config.get("vocab_size") or (config.get("text_config") or {}).get("vocab_size")
     beyond = {token: index for token, index in tokenizer.get_vocab().items() if rows is not None and index >= rows}
     if not beyond:
@@ -132,7 +132,7 @@ def check_adapter(folder: Path, source: ModelSource, backend: str, tokenizer: An
         log.warning("%s does not say which model it was trained on (no %s); it may be another one", folder, FACTS)
     if not path.is_file():
         return
-    facts = _read(path)
+    facts = assets.read_json(path)
     if facts.get("backend") != backend:
         raise InputError(
             f"the adapter in {folder} was trained with backend {facts.get('backend')!r} and {backend!r} cannot read "
@@ -173,13 +173,3 @@ def template_sha256(tokenizer: Any) -> str | None:
 
 def _short(sha256: str | None) -> str:
     return f"sha256 {sha256[:12]}" if sha256 else "none"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AssetError(f"{path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise AssetError(f"{path} must hold a JSON object; got {type(values).__name__}")
-    return values

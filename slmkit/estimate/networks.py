@@ -6,7 +6,6 @@ the shape is known; the rest is taken to be as in a Llama, and `exact` says so.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -191,22 +190,12 @@ def _from_path(path: Path) -> Network:
         config = shapes.gguf_config(path)
         name = path.stem
     elif path.suffix == ".json":
-        config, name = _read(path), path.parent.name
+        config, name = assets.read_json(path), path.parent.name
     else:
-        config, name = _read(path / "config.json"), path.name
+        config, name = assets.read_json(path / "config.json"), path.name
         shape = shapes.shape_of(path)
     n_parameters = shape.n_parameters if shape else config.get("n_parameters")
     return _from_config(config, name, name, n_parameters)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise AssetError(f"{path} is not a readable config.json: {error}") from error
-    if not isinstance(config, dict):
-        raise AssetError(f"{path} must hold a JSON object; got {type(config).__name__}")
-    return config
 
 
 def _from_config(config: Mapping[str, Any], name: str, title: str, n_parameters: int | None = None) -> Network:
