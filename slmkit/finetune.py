@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import sys
+import threading
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ import pandas as pd
 import slmkit
 from slmkit import assets, backends, dialogues, estimate, files, splits
 from slmkit.assets import ModelSource
-from slmkit.backends.base import Backend, LoRAConfig, Progress
+from slmkit.backends.base import Backend, LoRAConfig, Progress, Watch
 from slmkit.dialogues import Dialogue
 from slmkit.errors import InputError, unknown
 
@@ -69,6 +72,11 @@ class Tuned:
     n_tokens: int
 
     @property
+    def stopped(self) -> bool:
+        """Whether it was told to stop before its last step."""
+        return "stopped" in self.history[-1]
+
+    @property
     def perplexity_before(self) -> float:
         """exp of `loss_before`."""
         return math.exp(self.loss_before)
@@ -99,6 +107,8 @@ def finetune(
     max_batch_tokens: int = 1024,
     seed: int = 0,
     progress: Progress | None = None,
+    stop: threading.Event | None = None,
+    keep_partial: bool = False,
 ) -> Tuned:
     """Tune a decoder on dialogues: it learns the answers, and where they end, and nothing of the questions.
 
@@ -109,7 +119,8 @@ def finetune(
     data : str, Path or DataFrame
         "domain_dialogues", or what `slmkit.dialogues.read` reads.
     out : path
-        A new folder for the adapter. It appears when all is done, or not at all.
+        A new folder for the adapter. It appears when all is done, or not at all. Until then OUT.partial beside it holds
+        checkpoints; the same call goes on from them, after a kill too, to the same weights bit for bit.
     bits : {16, 8, 4} or None
         How the frozen weights are stored; None takes the method's own.
     method : {"lora", "qlora", "last-k"}
@@ -126,6 +137,10 @@ def finetune(
         See `LoRAConfig`. Rows longer than `max_length` tokens lose the beginning of their prompt.
     progress : callable or None
         Gets the events of `Backend.train_completion`.
+    stop : threading.Event or None
+        Once it is set, what was learned so far is written to `out`; OUT.partial stays, so that it can be gone on with.
+    keep_partial : bool
+        Learn no further: make an adapter of the checkpoint that an interrupted call left, given the same settings.
 
     Returns
     -------
@@ -137,6 +152,7 @@ def finetune(
         Unusable settings, data or model; a folder that holds something; no room for it.
     """
     folder = _new_folder(Path(out))
+    watch = _watch(partial_of(folder), stop, keep_partial)
     source = assets.resolve(model)
     bits, last_blocks = _choose(method, bits, last_blocks, source)
     split = _split(data, seed, train, test_share)
@@ -158,9 +174,9 @@ def finetune(
     asked = [engine.dialogue_prompts(source, [turns for turns, _ in part]) for part in (learned, held_out)]
     answers = [[answer for _, answer in part] for part in (learned, held_out)]
     before, n_tokens = _loss(engine, source, bits, None, asked[1], answers[1], max_length)
-    with files.on_disk(folder), assets.atomic_folder(folder) as aside:
+    with files.on_disk(folder), _beside(folder) as aside:
         history = engine.train_completion(
-            source, asked[0], answers[0], bits=bits, config=config, out=aside, callback=progress
+            source, asked[0], answers[0], bits=bits, config=config, out=aside, callback=progress, watch=watch
         )
         after, _ = _loss(engine, source, bits, aside, asked[1], answers[1], max_length)
         tuned = Tuned(folder, history, before, after, len(learned), len(held_out), n_tokens)
@@ -171,6 +187,8 @@ def finetune(
             "backend": engine.name,
         }
         _write(aside, tuned, {**about, "bits": bits, "method": method, "config": asdict(config)})
+    if not tuned.stopped:
+        backends.clear_checkpoints(partial_of(folder))
     return tuned
 
 
@@ -178,6 +196,36 @@ def _new_folder(out: Path) -> Path:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"out must be a new or an empty folder; {out} exists. Choose another one or remove it")
     return out
+
+
+def partial_of(out: Path) -> Path:
+    """Where the checkpoints of a tuning stand until its adapter is in place."""
+    return out.with_name(out.name + ".partial")
+
+
+def _watch(partial: Path, stop: threading.Event | None, keep_partial: bool) -> Watch:
+    if keep_partial:
+        if backends.unfinished(partial) is None:
+            raise InputError(
+                f"{partial} holds no checkpoint: there is nothing to keep. Tune without keep_partial first"
+            )
+        stop = threading.Event()
+        stop.set()
+    return Watch(checkpoints=partial, stop=stop)
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A folder to fill among the checkpoints; what killed calls left there is removed."""
+    partial = partial_of(folder)
+    for left in partial.glob(f".{folder.name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with assets.atomic_folder(folder, partial) as aside:
+            yield aside
+    finally:
+        with suppress(OSError):  # it holds checkpoints
+            partial.rmdir()
 
 
 def _choose(method: str, bits: int | None, last_blocks: int | None, source: ModelSource) -> tuple[int, int | None]:

@@ -134,7 +134,7 @@ def newest(folder: Path, before: float = math.inf) -> Checkpoint | None:
 
 def clear(folder: Path) -> None:
     """Remove the checkpoints of a folder, and the folder where nothing else is in it."""
-    for one in _folders(folder):
+    for one in (*_folders(folder), *folder.glob(f".{PREFIX}*")):
         shutil.rmtree(one, ignore_errors=True)
     with suppress(OSError):
         folder.rmdir()
