@@ -79,9 +79,19 @@ def problems(watch: Watch, n_classes: int | None = None) -> list[str]:
             wrong.append(
                 f"held-out rows must be two sequences of one length, at least 1; got {len(texts)}, {len(targets)}"
             )
-        elif n_classes is not None and not all(0 <= y < n_classes for y in targets):
+        elif n_classes is not None and np.ndim(targets) == 2 and np.shape(targets)[1] != n_classes:
+            wrong.append(f"held-out y must have {n_classes} columns; got shape {np.shape(targets)}")
+        elif n_classes is not None and np.ndim(targets) == 1 and not all(0 <= y < n_classes for y in targets):
             wrong.append(f"held-out y must lie in 0 .. {n_classes - 1}; got {min(targets)} .. {max(targets)}")
     return wrong
+
+
+def targets(y: np.ndarray, held_out: Sequence[Any], n_classes: int) -> np.ndarray:
+    """What to learn with what is held out behind it: class indices, or probabilities where one of them has these."""
+    parts = [np.asarray(y), np.asarray(held_out, dtype=None if len(held_out) else np.int64)]
+    if any(part.ndim == 2 for part in parts):
+        parts = [part if part.ndim == 2 else np.eye(n_classes)[part] for part in parts]
+    return np.concatenate(parts)
 
 
 def identity(
@@ -90,8 +100,8 @@ def identity(
     """What a training is of: model, how it is stored and computed, and a hash of the token rows with their targets."""
     digest = hashlib.sha256()
     for row, target in zip(rows, targets, strict=True):
-        for part in (row, np.atleast_1d(target)):
-            digest.update(len(part).to_bytes(8, "little") + np.asarray(part, dtype=np.int64).tobytes())
+        for part in (np.asarray(row, dtype=np.int64), np.atleast_1d(target)):
+            digest.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
     facts = {"model": source.revision, "backend": backend, "bits": bits, "dtype": dtype}
     return {**facts, "rows": len(rows), "their sha256": digest.hexdigest()}
 

@@ -38,7 +38,8 @@ class Classifier(nn.Module):
 
     def __init__(self, net: nn.Module, n_classes: int, seed: int, y: np.ndarray, lengths: Sequence[int]) -> None:
         super().__init__()
-        self.net, self._y, self._lengths = net, np.asarray(y), np.asarray(lengths)
+        self.net, self._lengths = net, np.asarray(lengths)
+        self._y = np.asarray(y, dtype=np.float32 if np.ndim(y) == 2 else np.int64)  # probabilities (n, C), or indices
         width = hidden_size(net)
         self.head = nn.Linear(width, n_classes)
         self.head.weight = 0.02 * mx.random.normal((n_classes, width), key=mx.random.key(seed))
@@ -51,7 +52,8 @@ class Classifier(nn.Module):
 
     def right(self, tokens: mx.array, some: np.ndarray) -> list[bool]:
         """Which of some rows (B, T) get their own label."""
-        found: list[bool] = (np.array(self._logits(tokens, some).argmax(axis=1)) == self._y[some]).tolist()
+        y = self._y[some] if self._y.ndim == 1 else self._y[some].argmax(axis=1)
+        found: list[bool] = (np.array(self._logits(tokens, some).argmax(axis=1)) == y).tolist()
         return found
 
     def _logits(self, tokens: mx.array, some: np.ndarray) -> mx.array:

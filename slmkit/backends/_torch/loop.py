@@ -40,10 +40,14 @@ class Objective(Protocol):
 
 
 class LastToken:
-    """Cross-entropy of a float32 head on the last token's hidden state; no vocabulary logits are computed."""
+    """Cross-entropy of a float32 head on the last token's hidden state; no vocabulary logits are computed.
 
-    def __init__(self, head: nn.Linear, y: torch.Tensor, lengths: Sequence[int]) -> None:
-        self.head, self.y, self.lengths = head, y.to(head.weight.device), np.asarray(lengths)
+    `y` holds class indices (n,) or the classes' probabilities (n, C).
+    """
+
+    def __init__(self, head: nn.Linear, y: np.ndarray, lengths: Sequence[int]) -> None:
+        self.head, self.lengths = head, np.asarray(lengths)
+        self.y = torch.as_tensor(y, dtype=torch.float32 if y.ndim == 2 else torch.int64, device=head.weight.device)
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.head.parameters())
@@ -59,7 +63,8 @@ class LastToken:
     def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
         logits, y = self._logits(hidden, rows), self.y[rows]
         loss = nn.functional.cross_entropy(logits, y, reduction="sum").item()
-        return {"loss": loss, "of": len(rows), "accuracy": int((logits.argmax(dim=1) == y).sum())}
+        right = logits.argmax(dim=1) == (y if y.ndim == 1 else y.argmax(dim=1))
+        return {"loss": loss, "of": len(rows), "accuracy": int(right.sum())}
 
     def _logits(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         last = hidden[torch.arange(len(rows)), torch.as_tensor(self.lengths[rows] - 1)]  # (B, H)

@@ -75,9 +75,9 @@ def train(
     nn.init.zeros_(head.bias)
     more, known = watch.held_out or ((), ())
     rows = shared.encode(opened.tokenizer, [*texts, *more], config.max_length, opened.context)
-    codes = np.concatenate([y, np.asarray(known, dtype=np.int64)])
-    objective = loop.LastToken(head, torch.as_tensor(codes), [len(row) for row in rows])
-    history = _fit(opened, rows, codes, len(texts), objective, config, out, callback, watch)
+    targets = course.targets(y, known, n_classes)
+    objective = loop.LastToken(head, targets, [len(row) for row in rows])
+    history = _fit(opened, rows, targets, len(texts), objective, config, out, callback, watch)
     save_file({"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}, out / "head.safetensors")
     return history
 
