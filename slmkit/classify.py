@@ -6,6 +6,7 @@ Each is one class; `METHODS` lists them by the name that `slmkit study --methods
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from slmkit import assets, backends, estimate, prompts
 from slmkit.assets import ModelSource
-from slmkit.backends.base import LoRAConfig
+from slmkit.backends.base import LoRAConfig, Watch
 from slmkit.errors import InputError, unknown
 from slmkit.estimator import ModelClassifier, TextClassifier, read_saved
 from slmkit.floor import FloorClassifier, as_softmax
@@ -198,11 +199,21 @@ class LoRAClassifier(ModelClassifier):
     backend : str or None
     epochs, rank, alpha, learning_rate, batch_size, last_blocks, max_length, max_batch_tokens, seed
         See `slmkit.backends.base.LoRAConfig`.
+
+    Attributes
+    ----------
+    checkpoints : str, Path or None
+        Set it to a folder of this one fit: a fit of the same rows goes on from what is there, to the same bits, and
+        clears it at its end. No parameter, since clones (cross-validation's) must not share a folder.
+    stop : threading.Event or None
+        Set it to an event; once that is set, `fit` ends after the present step with what it has learned.
     """
 
     method = "lora"
     needs = "decoder"
     trains_weights = True
+    checkpoints: str | Path | None = None
+    stop: threading.Event | None = None
 
     def __init__(
         self,
@@ -239,6 +250,7 @@ class LoRAClassifier(ModelClassifier):
         own = self.get_params()
         self._check_fits(source, max(map(len, texts), default=0))
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
+        kept = Path(self.checkpoints) if self.checkpoints is not None else None
         with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
             self.history_ = engine.train_lora(
                 backends.prepare(source),
@@ -249,8 +261,11 @@ class LoRAClassifier(ModelClassifier):
                 config=config,
                 out=Path(folder),
                 callback=self.progress,
+                watch=Watch(checkpoints=kept, stop=self.stop),
             )
             self._take(Path(folder))
+        if kept is not None and "stopped" not in self.history_[-1]:
+            backends.clear_checkpoints(kept)
         self.revision_ = source.revision
 
     def _check_fits(self, source: ModelSource, longest: int) -> None:

@@ -19,6 +19,7 @@ from slmkit.assets import ModelSource
 from slmkit.backends import _checkpoints as checkpoints
 from slmkit.backends import _course as course
 from slmkit.backends.base import Backend, LoRAConfig, Watch
+from slmkit.classify import LoRAClassifier
 from slmkit.errors import InputError, NotEnoughMemory, SlmkitError
 
 TEXTS = ["You have won a free prize! Call now.", "See you at lunch tomorrow.", "Your card will be blocked today.",
@@ -120,6 +121,20 @@ def test_a_training_that_is_told_to_stop_leaves_what_it_learned_and_goes_on_late
     assert same(resumed, train()[0]) and not any("stopped" in e for e in told)
     with pytest.raises(InputError, match="stopped before its first step"):
         train(Watch(stop=stop))
+
+
+def test_a_classifier_goes_on_and_clears_its_checkpoints(tmp_path: Path) -> None:
+    def fit(**attributes: Any) -> LoRAClassifier:
+        found = LoRAClassifier("dummy", bits=16, epochs=2, batch_size=2)
+        for name, value in attributes.items():
+            setattr(found, name, value)
+        return found.fit(TEXTS, Y)
+
+    stop, kept = threading.Event(), tmp_path / "kept"
+    cut = fit(checkpoints=kept, stop=stop, progress=lambda event: stop.set())
+    assert len(cut.history_) == 1 and cut.history_[0]["stopped"] == 1 and backends.unfinished(kept) == (1, 8)
+    np.testing.assert_array_equal(fit(checkpoints=kept).predict_proba(TEXTS), fit().predict_proba(TEXTS))
+    assert not kept.exists() and "checkpoints" not in LoRAClassifier().get_params()
 
 
 def test_checkpoints_of_another_training_are_refused_with_what_differs(
