@@ -13,7 +13,7 @@ import numpy as np
 
 from slmkit import assets, stored
 from slmkit.assets import ModelSource
-from slmkit.backends import _checkpoints, _memory
+from slmkit.backends import _checkpoints, _memory, _reading
 from slmkit.backends.base import Backend, LanguageModel, check_bits
 from slmkit.errors import MissingExtra, unknown
 
@@ -85,6 +85,13 @@ def count_tokens(name: str, texts: Sequence[str], backend: str | None = None) ->
     """Tokens of each text for a model, named as `load` names it; int64, shape (n_texts,). No weights are loaded."""
     source = assets.resolve(name)
     return engine_for(source, backend).count_tokens(source, texts)
+
+
+def read(
+    engine: Backend, source: ModelSource, texts: Sequence[str], answers: Sequence[str] | None = None
+) -> _reading.Reading | None:
+    """Token ids as a training reads them, see `_reading.read`; None from a backend without tokenizer."""
+    return _reading.read(engine, source, texts, answers)
 
 
 def load(
