@@ -25,6 +25,7 @@ _WHERE = {
     "PromptClassifier": "classify",
     "LoRAClassifier": "classify",
     "load_classifier": "classify",
+    "Job": "background",
     "Run": "runs",
     "read_runs": "runs",
 }

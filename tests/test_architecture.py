@@ -23,7 +23,7 @@ FLOORS = {
     "arguments folder evaluate bulk",
     2: "estimator floor classify finetune tuning cascade runs configurations pairs bitcosts bit_plots plots fit_plots "
     "score_plots verdict datasheets workshop",
-    1: "backends tasks shapes footprint energy estimate jobs doctor ledger prequantise",
+    1: "backends tasks shapes footprint energy estimate jobs calls background doctor ledger prequantise",
     0: "catalog architectures files hub stored assets data dialogues alike stratify splits splitfile leaks labels "
     "columns excel tables tensors parquet partfile licences places pieces sources fetch prompts metrics text errors",
 }
