@@ -14,6 +14,7 @@ _WHERE = {
     "memory": "ledger",
     "quantize": "prequantise",
     "study": "study",
+    "learning_curve": "learning_curve",
     "finetune": "finetune",
     "read": "data",
     "split": "splits",

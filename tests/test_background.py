@@ -295,7 +295,7 @@ def test_a_classifier_s_fit_is_heard_and_can_be_cancelled(tiny_decoder: Any, tab
 
 
 def test_a_tuning_runs_in_a_child_and_its_result_comes_back(tiny_chat_decoder: Any, tmp_path: Path) -> None:
-    words = "lunch train phone prize money flowers account password sales profit".split()
+    words = ["lunch", "train", "phone", "prize", "money", "flowers", "account", "password", "sales", "profit"]
     path = tmp_path / "rows.csv"
     pd.DataFrame({"prompt": words, "answer": [f"It is {word}." for word in words]}).to_csv(path, index=False)
     how: dict[str, Any] = {"out": tmp_path / "tuned", "epochs": 1, "rank": 2, "backend": "bnb"}
