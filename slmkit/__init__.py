@@ -14,6 +14,7 @@ _WHERE = {
     "memory": "ledger",
     "quantize": "prequantise",
     "study": "study",
+    "learning_curve": "learning_curve",
     "finetune": "finetune",
     "read": "data",
     "split": "splits",
@@ -26,6 +27,7 @@ _WHERE = {
     "PromptClassifier": "classify",
     "LoRAClassifier": "classify",
     "load_classifier": "classify",
+    "Job": "background",
     "Run": "runs",
     "read_runs": "runs",
 }
