@@ -100,8 +100,8 @@ def identity(
     """What a training is of: model, how it is stored and computed, and a hash of the token rows with their targets."""
     digest = hashlib.sha256()
     for row, target in zip(rows, targets, strict=True):
-        for part in (np.asarray(row, dtype=np.int64), np.atleast_1d(target)):
-            digest.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
+        for part in (row, np.atleast_1d(target)):
+            digest.update(len(part).to_bytes(8, "little") + np.asarray(part, dtype=np.float64).tobytes())
     facts = {"model": source.revision, "backend": backend, "bits": bits, "dtype": dtype}
     return {**facts, "rows": len(rows), "their sha256": digest.hexdigest()}
 

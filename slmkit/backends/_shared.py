@@ -55,6 +55,12 @@ def check_training(
         raise InputError("; ".join(wrong))
 
 
+def targets(y: np.ndarray, held_out: Sequence[int], n_classes: int) -> np.ndarray:
+    """What each row is to be given, held-out rows last: class indices (n,), or probabilities (n, n_classes) as `y`."""
+    known = np.asarray(held_out, dtype=np.int64)
+    return np.concatenate([y, np.eye(n_classes)[known] if np.ndim(y) == 2 else known])
+
+
 def config_problems(config: LoRAConfig) -> list[str]:
     """What is wrong with the settings of a training, in words."""
     names = ("rank", "alpha", "epochs", "learning_rate", "batch_size", "max_length", "max_batch_tokens")

@@ -247,6 +247,12 @@ class BnbBackend(Backend):
 
         return shared.count_tokens(load_tokenizer(source), texts)
 
+    def tokenizer(self, source: ModelSource) -> Any:
+        from slmkit.backends import prepare
+        from slmkit.backends._torch.loading import load_tokenizer
+
+        return load_tokenizer(prepare(source))
+
     def train_lora(
         self,
         source: ModelSource,

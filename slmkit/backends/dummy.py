@@ -190,7 +190,7 @@ class DummyBackend(Backend):
         watch = watch or Watch()
         shared.check_training(texts, y, n_classes, config, course.problems(watch, n_classes))
         more, known = watch.held_out or ((), ())
-        rows, targets = [*texts, *more], course.targets(y, known, n_classes)
+        rows, codes = [*texts, *more], shared.targets(y, known, n_classes)
         with self.load(source, bits=bits) as model:
             x = model.embed(rows, pooling="last", max_length=config.max_length)
             lengths = np.minimum(model.count_tokens(rows), config.max_length)
@@ -290,7 +290,7 @@ class _Head:
 
     def __init__(self, x: np.ndarray, y: np.ndarray, lengths: np.ndarray, n_train: int, n_classes: int) -> None:
         self.x, self.lengths, self.n_train = x, lengths, n_train
-        self.target = y if y.ndim == 2 else np.eye(n_classes)[y]  # (n, n_classes)
+        self.y = y if y.ndim == 2 else np.eye(n_classes)[y]  # (n, n_classes)
         self.weight, self.bias = np.zeros((n_classes, HIDDEN)), np.zeros(n_classes)
         self._error, self._rows = np.zeros((0, n_classes)), np.zeros(0, dtype=np.int64)
 
@@ -299,7 +299,7 @@ class _Head:
 
     def gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
         proba = self._proba(batch)  # (B, n_classes)
-        self._rows, self._error = batch, (proba - self.target[batch]) / len(batch)
+        self._rows, self._error = batch, (proba - self.y[batch]) / len(batch)
         return self._loss(proba, batch), float(np.linalg.norm(self._error))
 
     def update(self, rate: float) -> None:
@@ -315,7 +315,7 @@ class _Head:
     def measure(self, max_tokens: int) -> dict[str, float]:
         rows = np.arange(self.n_train, len(self.x))
         proba = self._proba(rows)
-        accuracy = float(np.mean(proba.argmax(axis=1) == self.target[rows].argmax(axis=1)))
+        accuracy = float(np.mean(proba.argmax(axis=1) == self.y[rows].argmax(axis=1)))
         return {"loss": self._loss(proba, rows), "accuracy": accuracy}
 
     def weights(self) -> dict[str, np.ndarray]:
@@ -333,7 +333,7 @@ class _Head:
         return np.asarray(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
 
     def _loss(self, proba: np.ndarray, rows: np.ndarray) -> float:
-        return -float((self.target[rows] * np.log(proba + 1e-30)).sum(axis=1).mean())
+        return -float((self.y[rows] * np.log(proba + 1e-30)).sum(axis=1).mean())
 
 
 BACKEND = DummyBackend()

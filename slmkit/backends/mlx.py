@@ -68,6 +68,15 @@ class MLXBackend(Backend):
 
         return shared.count_tokens(_tokenizer(prepare(source).folder), texts)
 
+    def tokenizer(self, source: ModelSource) -> Any:
+        """The tokenizer; where it names no pad token, with the one that rows are padded with."""
+        from slmkit.backends import prepare
+
+        tokenizer = _tokenizer(prepare(source).folder)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)  # what `shared.pad_right` writes
+        return tokenizer
+
     def train_lora(
         self,
         source: ModelSource,
@@ -91,7 +100,7 @@ class MLXBackend(Backend):
 
         how = lora.How(config, source, bits, out, callback, watch)
         more, known = watch.held_out or ((), ())
-        targets = course.targets(y, known, n_classes)
+        codes = shared.targets(y, known, n_classes)
         with _memory.given_back(mx.clear_cache):
             tokenizer, loaded = _load(source, bits)
             context = loaded.config.get("max_position_embeddings")

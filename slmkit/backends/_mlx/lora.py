@@ -52,8 +52,8 @@ class Classifier(nn.Module):
 
     def right(self, tokens: mx.array, some: np.ndarray) -> list[bool]:
         """Which of some rows (B, T) get their own label."""
-        y = self._y[some] if self._y.ndim == 1 else self._y[some].argmax(axis=1)
-        found: list[bool] = (np.array(self._logits(tokens, some).argmax(axis=1)) == y).tolist()
+        own = self._y[some].argmax(axis=1) if self._y.ndim == 2 else self._y[some]
+        found: list[bool] = (np.array(self._logits(tokens, some).argmax(axis=1)) == own).tolist()
         return found
 
     def _logits(self, tokens: mx.array, some: np.ndarray) -> mx.array:

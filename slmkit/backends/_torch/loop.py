@@ -63,8 +63,8 @@ class LastToken:
     def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
         logits, y = self._logits(hidden, rows), self.y[rows]
         loss = nn.functional.cross_entropy(logits, y, reduction="sum").item()
-        right = logits.argmax(dim=1) == (y if y.ndim == 1 else y.argmax(dim=1))
-        return {"loss": loss, "of": len(rows), "accuracy": int(right.sum())}
+        own = y.argmax(dim=1) if y.ndim == 2 else y
+        return {"loss": loss, "of": len(rows), "accuracy": int((logits.argmax(dim=1) == own).sum())}
 
     def _logits(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         last = hidden[torch.arange(len(rows)), torch.as_tensor(self.lengths[rows] - 1)]  # (B, H)

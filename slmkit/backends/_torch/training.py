@@ -75,7 +75,7 @@ def train(
     nn.init.zeros_(head.bias)
     more, known = watch.held_out or ((), ())
     rows = shared.encode(opened.tokenizer, [*texts, *more], config.max_length, opened.context)
-    targets = course.targets(y, known, n_classes)
+    targets = shared.targets(y, known, n_classes)
     objective = loop.LastToken(head, targets, [len(row) for row in rows])
     history = _fit(opened, rows, targets, len(texts), objective, config, out, callback, watch)
     save_file({"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}, out / "head.safetensors")
