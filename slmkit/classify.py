@@ -216,6 +216,11 @@ class LoRAClassifier(ModelClassifier):
         See `Backend.train_lora`.
     guard_ : dict
         What the guard found, see `slmkit.guard.watch.after`; empty without checks.
+    checkpoints : str, Path or None
+        Set it to a folder of this one fit: a fit of the same rows goes on from what is there, to the same bits, and
+        clears it at its end. No parameter, since clones (cross-validation's) must not share a folder.
+    stop : threading.Event or None
+        Set it to an event; once that is set, `fit` ends after the present step with what it has learned.
     """
 
     method = "lora"
@@ -263,6 +268,7 @@ class LoRAClassifier(ModelClassifier):
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
         plan = Plan(engine, backends.prepare(source), self.bits, config, texts, codes, self.classes_.tolist())
         early = watch.before(plan) if self.checks else []
+        kept = Path(self.checkpoints) if self.checkpoints is not None else None
         with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
             self.history_ = engine.train_lora(
                 plan.source,
@@ -278,6 +284,10 @@ class LoRAClassifier(ModelClassifier):
             self._take(Path(folder))
             self.revision_ = source.revision
             self.guard_ = watch.after(plan, Path(folder), self.history_, early) if self.checks else {}
+        if "stopped" in self.history_[-1]:  # half a training need not pass
+            return
+        if kept is not None:
+            backends.clear_checkpoints(kept)
         watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
 
     def _check_fits(self, source: ModelSource, longest: int) -> None:

@@ -159,7 +159,8 @@ def finetune(
         after the training the folder is kept).
     """
     folder = _new_folder(Path(out))
-    watch = _watch(partial_of(folder), stop, keep_partial)
+    partial = partial_of(folder)
+    safety = _safety(partial, stop, keep_partial)
     source = assets.resolve(model)
     bits, last_blocks = _choose(method, bits, last_blocks, source)
     split = dialogues.split(data, seed=seed, train=train, test_share=test_share)
@@ -187,7 +188,7 @@ def finetune(
     before, n_tokens = _loss(engine, source, bits, None, asked[1], answers[1], max_length)
     with files.on_disk(folder), _beside(folder) as aside:
         history = engine.train_completion(
-            source, asked[0], answers[0], bits=bits, config=config, out=aside, callback=progress, watch=watch
+            source, asked[0], answers[0], bits=bits, config=config, out=aside, callback=progress, watch=safety
         )
         after, _ = _loss(engine, source, bits, aside, asked[1], answers[1], max_length)
         guard = watch.after(plan, aside, history, early, (before, after)) if checks else {}
@@ -199,7 +200,9 @@ def finetune(
             "backend": engine.name,
         }
         _write(aside, tuned, {**about, "bits": bits, "method": method, "config": asdict(config), "guard": guard})
-    watch.settle(plan, guard, f"the adapter is kept in {folder}")
+    if not tuned.stopped:  # half a training need not pass
+        backends.clear_checkpoints(partial)
+        watch.settle(plan, guard, f"the adapter is kept in {folder}")
     return tuned
 
 
@@ -214,7 +217,7 @@ def partial_of(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def _watch(partial: Path, stop: threading.Event | None, keep_partial: bool) -> Watch:
+def _safety(partial: Path, stop: threading.Event | None, keep_partial: bool) -> Watch:
     if keep_partial:
         if backends.unfinished(partial) is None:
             raise InputError(

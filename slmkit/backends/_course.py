@@ -79,19 +79,9 @@ def problems(watch: Watch, n_classes: int | None = None) -> list[str]:
             wrong.append(
                 f"held-out rows must be two sequences of one length, at least 1; got {len(texts)}, {len(targets)}"
             )
-        elif n_classes is not None and np.ndim(targets) == 2 and np.shape(targets)[1] != n_classes:
-            wrong.append(f"held-out y must have {n_classes} columns; got shape {np.shape(targets)}")
-        elif n_classes is not None and np.ndim(targets) == 1 and not all(0 <= y < n_classes for y in targets):
+        elif n_classes is not None and not all(0 <= y < n_classes for y in targets):
             wrong.append(f"held-out y must lie in 0 .. {n_classes - 1}; got {min(targets)} .. {max(targets)}")
     return wrong
-
-
-def targets(y: np.ndarray, held_out: Sequence[Any], n_classes: int) -> np.ndarray:
-    """What to learn with what is held out behind it: class indices, or probabilities where one of them has these."""
-    parts = [np.asarray(y), np.asarray(held_out, dtype=None if len(held_out) else np.int64)]
-    if any(part.ndim == 2 for part in parts):
-        parts = [part if part.ndim == 2 else np.eye(n_classes)[part] for part in parts]
-    return np.concatenate(parts)
 
 
 def identity(

@@ -190,7 +190,7 @@ class DummyBackend(Backend):
         watch = watch or Watch()
         shared.check_training(texts, y, n_classes, config, course.problems(watch, n_classes))
         more, known = watch.held_out or ((), ())
-        rows, codes = [*texts, *more], shared.targets(y, known, n_classes)
+        rows, targets = [*texts, *more], shared.targets(y, known, n_classes)
         with self.load(source, bits=bits) as model:
             x = model.embed(rows, pooling="last", max_length=config.max_length)
             lengths = np.minimum(model.count_tokens(rows), config.max_length)

@@ -100,7 +100,7 @@ class MLXBackend(Backend):
 
         how = lora.How(config, source, bits, out, callback, watch)
         more, known = watch.held_out or ((), ())
-        codes = shared.targets(y, known, n_classes)
+        targets = shared.targets(y, known, n_classes)
         with _memory.given_back(mx.clear_cache):
             tokenizer, loaded = _load(source, bits)
             context = loaded.config.get("max_position_embeddings")
