@@ -54,10 +54,11 @@ def read_file(path: Path, name: str) -> np.ndarray:
     return _tensor(path, start, header[name])
 
 
-def names(path: str | Path) -> list[str]:
-    """Names of the tensors in a file, or in all files of a model's folder; `AssetError` for one that cannot be read."""
-    files = [Path(path)] if Path(path).suffix == ".safetensors" else sorted(Path(path).glob("*.safetensors"))
-    return [name for file in files for name in _header(file)[0]]
+def names(place: str | Path) -> list[str]:
+    """Names of all tensors of a model's folder, or of one file; `AssetError` for a file that cannot be read."""
+    place = Path(place)
+    paths = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+    return [name for path in paths for name in _header(path)[0]]
 
 
 def copy(folder: str | Path, rename: Callable[[str], str | None], out: Path) -> int:
