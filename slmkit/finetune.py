@@ -127,7 +127,7 @@ def finetune(
         How the frozen weights are stored; None takes the method's own.
     method : {"lora", "qlora", "last-k"}
         Adapters on all blocks over 16 bits; the same over 4 (or 8) bits, for less memory; adapters on the last blocks
-        alone, which is quicker, since those below are run once.
+        alone, which is quicker, since those below are run once (on backend mlx in every epoch).
     backend : str or None
     train : int or None
         Dialogues to learn from; None takes all that are not held out.
