@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from slmkit import assets, stored
+from slmkit import adapters, assets, stored
 from slmkit.assets import ModelSource
 from slmkit.backends import _memory
 from slmkit.backends.base import Backend, LanguageModel, check_bits
@@ -107,7 +107,8 @@ def load(
     backend : str or None
         "bnb", "mlx" or "dummy"; None probes for the best, and logs why.
     adapter : path or None
-        A folder that `LoRAClassifier.save` or a backend's `train_lora` wrote.
+        A folder that `slmkit.finetune` or a backend's `train_lora` wrote, on this backend or another: one in another
+        layout is converted (`slmkit.adapters`).
     dtype : {"float32", "bfloat16", "float16"} or None
         What to compute in; None takes what this device does best.
 
@@ -130,7 +131,11 @@ def load(
     bits = bits or (source.stored.bits if source.stored else 16)
     estimate.check_fits(source, bits)
     try:
-        return engine.load(prepare(source), bits=bits, adapter=Path(adapter) if adapter else None, dtype=dtype)
+        source = prepare(source)
+        own = adapters.for_backend(Path(adapter), engine.name, source) if adapter else None
+        model = engine.load(source, bits=bits, adapter=own, dtype=dtype)
+        model.adapter = Path(adapter) if adapter else None
+        return model
     except BaseException as error:  # its frames hold what was loaded so far
         _memory.drop_frames(error)
         _memory.give_back()
