@@ -130,7 +130,7 @@ class Adapter:
 
 
 def layout_of(folder: Path) -> str | None:
-    """The layout of an adapter's folder, "peft" or "mlx", by its files; None for a folder that holds neither or both."""
+    """The layout of an adapter's folder, "peft" or "mlx", by its files; None for one with neither or both."""
     found = [layout for layout, name in WEIGHTS.items() if (folder / name).is_file()]
     return found[0] if len(found) == 1 else None
 

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 import slmkit
-from slmkit import assets, backends, dialogues, estimate, files, splits
+from slmkit import assets, backends, dialogues, estimate, files, forgetting, splits
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress
 from slmkit.dialogues import Dialogue
@@ -58,6 +58,9 @@ class Tuned:
         Answers learned, and answers held out.
     n_tokens : int
         Tokens of the held-out answers.
+    learned, forgotten : Change
+        Perplexity before and after with a paired interval: of the held-out answers, and of a neutral text that has
+        nothing to do with them (`slmkit.forgetting`).
     """
 
     folder: Path
@@ -67,6 +70,8 @@ class Tuned:
     n_train: int
     n_test: int
     n_tokens: int
+    learned: forgetting.Change
+    forgotten: forgetting.Change
 
     @property
     def perplexity_before(self) -> float:
@@ -157,13 +162,15 @@ def finetune(
     engine, source = backends.engine_for(source, backend), backends.prepare(source)
     asked = [engine.dialogue_prompts(source, [turns for turns, _ in part]) for part in (learned, held_out)]
     answers = [[answer for _, answer in part] for part in (learned, held_out)]
-    before, n_tokens = _loss(engine, source, bits, None, asked[1], answers[1], max_length)
+    before, neutral_before = _score(engine, source, bits, None, asked[1], answers[1], max_length)
     with files.on_disk(folder), assets.atomic_folder(folder) as aside:
         history = engine.train_completion(
             source, asked[0], answers[0], bits=bits, config=config, out=aside, callback=progress
         )
-        after, _ = _loss(engine, source, bits, aside, asked[1], answers[1], max_length)
-        tuned = Tuned(folder, history, before, after, len(learned), len(held_out), n_tokens)
+        after, neutral_after = _score(engine, source, bits, aside, asked[1], answers[1], max_length)
+        told, forgotten = forgetting.compare(before, after), forgetting.compare(neutral_before, neutral_after)
+        losses = (math.log(told.perplexity_before), math.log(told.perplexity_after))
+        tuned = Tuned(folder, history, *losses, len(learned), len(held_out), told.n_tokens, told, forgotten)
         about = {
             "slmkit": slmkit.__version__,
             "model": source.name,
@@ -222,7 +229,7 @@ def _answers(part: pd.DataFrame) -> list[tuple[Sequence[Mapping[str, str]], str]
     return [answer for row in rows for answer in row.answers()]
 
 
-def _loss(
+def _score(
     engine: Backend,
     source: ModelSource,
     bits: int,
@@ -230,13 +237,13 @@ def _loss(
     prompts: list[str],
     answers: list[str],
     max_length: int,
-) -> tuple[float, int]:
-    """Mean loss in nats over the tokens of answers, and how many they are."""
+) -> tuple[forgetting.Scored, forgetting.Scored]:
+    """What the model finds of answers after their prompts, and of the neutral text."""
     with engine.load(source, bits=bits, adapter=adapter) as model:
-        nats, n_tokens = model.answer_loglikelihood(prompts, answers, max_length)
-    if not n_tokens.sum():
-        raise InputError(f"no held-out answer fits into max_length={max_length} tokens")
-    return float(-nats.sum() / n_tokens.sum()), int(n_tokens.sum())
+        found = forgetting.Scored(*model.answer_loglikelihood(prompts, answers, max_length))
+        if not found.n_tokens.sum():
+            raise InputError(f"no held-out answer fits into max_length={max_length} tokens")
+        return found, forgetting.score(model)
 
 
 def _write(folder: Path, tuned: Tuned, facts: dict[str, Any]) -> None:

@@ -200,7 +200,7 @@ def test_bfloat16_stays_bfloat16(llama: ModelSource, tmp_path: Path) -> None:
     engine.train_completion(llama, prompts, ["Yes."] * 4, bits=16, config=config, out=out)
     there = adapters.convert(out, tmp_path / "there", "mlx")
     with safe_open(out / "adapter_model.safetensors", "pt") as a, safe_open(there / "adapters.safetensors", "pt") as b:
-        kinds = {file.get_tensor(name).dtype for file in (a, b) for name in file.keys()}
+        kinds = {file.get_tensor(name).dtype for file in (a, b) for name in file.keys()}  # noqa: SIM118
     assert len(kinds) == 1
     np.testing.assert_allclose(scores(llama, "mlx", there), scores(llama, "bnb", out), atol=NATS)
 
