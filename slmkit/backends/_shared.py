@@ -44,6 +44,11 @@ def check_training(texts: Sequence[str], y: np.ndarray, n_classes: int, config: 
     wrong = config_problems(config)
     if len(texts) != len(y) or not len(texts):
         wrong.insert(0, f"texts and y must have the same length, at least 1; got {len(texts)} and {len(y)}")
+    elif np.ndim(y) == 2:
+        sums = np.sum(y, axis=1) if np.shape(y)[1] == n_classes and np.min(y) >= 0 else np.full(len(y), np.nan)
+        if not np.abs(sums - 1).max() <= 1e-6:
+            wanted = f"probabilities of {n_classes} classes, shape (n_texts, {n_classes}), that sum to 1 in each row"
+            wrong.insert(0, f"y must hold {wanted}; got shape {np.shape(y)}, {np.min(y):.4g} .. {np.max(y):.4g}")
     elif np.min(y) < 0 or np.max(y) >= n_classes:
         wrong.insert(0, f"y must lie in 0 .. {n_classes - 1}; got {np.min(y)} .. {np.max(y)}")
     if wrong:

@@ -310,8 +310,9 @@ class Backend(ABC):
         Parameters
         ----------
         texts : sequence of str
-        y : ndarray of int64, shape (n_texts,)
-            Class indices 0 .. n_classes - 1.
+        y : ndarray of int64, shape (n_texts,), or of float64, shape (n_texts, n_classes)
+            Class indices 0 .. n_classes - 1, or probabilities of the classes: rows of them that are 0 and 1 train as
+            indices do.
         out : Path
             A folder that exists and is empty.
         callback : callable or None

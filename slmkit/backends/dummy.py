@@ -271,12 +271,13 @@ def _train_head(
     weight, bias = np.zeros((n_classes, HIDDEN)), np.zeros(n_classes)
     plan = shared.training_plan([int(n) for n in lengths], config)
     history = shared.History(len(plan), callback)
+    target = y if y.ndim == 2 else np.eye(n_classes)[y]  # (n, n_classes)
     for step, (epoch, rows) in enumerate(plan):
         logits = x[rows] @ weight.T + bias  # (B, n_classes)
         logits -= logits.max(axis=1, keepdims=True)
         proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        loss = -float(np.mean(np.log(proba[np.arange(len(rows)), y[rows]] + 1e-30)))
-        error = (proba - np.eye(n_classes)[y[rows]]) / len(rows)
+        loss = -float((target[rows] * np.log(proba + 1e-30)).sum(axis=1).mean())
+        error = (proba - target[rows]) / len(rows)
         rate = shared.one_cycle(step, len(plan), config.learning_rate)
         weight -= STEP_SCALE * rate * error.T @ x[rows]
         bias -= STEP_SCALE * rate * error.sum(axis=0)

@@ -38,7 +38,8 @@ class Classifier(nn.Module):
 
     def __init__(self, net: nn.Module, n_classes: int, seed: int, y: np.ndarray, lengths: Sequence[int]) -> None:
         super().__init__()
-        self.net, self._y, self._lengths = net, np.asarray(y), np.asarray(lengths)
+        self.net, self._lengths = net, np.asarray(lengths)
+        self._y = np.asarray(y, dtype=np.float32 if np.ndim(y) == 2 else np.int64)  # probabilities (n, C), or indices
         width = hidden_size(net)
         self.head = nn.Linear(width, n_classes)
         self.head.weight = 0.02 * mx.random.normal((n_classes, width), key=mx.random.key(seed))

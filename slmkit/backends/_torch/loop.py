@@ -36,10 +36,14 @@ class Objective(Protocol):
 
 
 class LastToken:
-    """Cross-entropy of a float32 head on the last token's hidden state; no vocabulary logits are computed."""
+    """Cross-entropy of a float32 head on the last token's hidden state; no vocabulary logits are computed.
 
-    def __init__(self, head: nn.Linear, y: torch.Tensor, lengths: Sequence[int]) -> None:
-        self.head, self.y, self.lengths = head, y.to(head.weight.device), np.asarray(lengths)
+    `y` holds class indices (n,) or the classes' probabilities (n, C).
+    """
+
+    def __init__(self, head: nn.Linear, y: np.ndarray, lengths: Sequence[int]) -> None:
+        self.head, self.lengths = head, np.asarray(lengths)
+        self.y = torch.as_tensor(y, dtype=torch.float32 if y.ndim == 2 else torch.int64, device=head.weight.device)
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.head.parameters())

@@ -72,7 +72,7 @@ def train(
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
     rows = shared.encode(opened.tokenizer, texts, config.max_length, opened.context)
-    objective = loop.LastToken(head, torch.as_tensor(y), [len(row) for row in rows])
+    objective = loop.LastToken(head, y, [len(row) for row in rows])
     history = _fit(opened, rows, objective, config, out, callback)
     save_file({"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}, out / "head.safetensors")
     return history
