@@ -13,6 +13,7 @@ _WHERE = {
     "load": "backends",
     "memory": "ledger",
     "quantize": "prequantise",
+    "merge": "merging",
     "study": "study",
     "finetune": "finetune",
     "read": "data",

@@ -239,6 +239,9 @@ def tune(
         raise typer.Exit(STOPPED) from None
 
 
+app.command("merge", short_help="Put an adapter into its model's weights.")(adapter_commands.merge)
+
+
 @app.command(short_help="The known models, and what fits here.")
 def models(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show all that is known of one model.")] = None,

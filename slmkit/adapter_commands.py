@@ -26,3 +26,26 @@ def convert(
     from slmkit import adapters
 
     print(adapters.convert(folder, out, to))
+
+
+def merge(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The model that the adapter was trained on.")],
+    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="An adapter, or a saved classifier.")],
+    out: Out,
+    bits: Annotated[int, typer.Option(help="How the merged weights are kept: 16, 8 or 4.")] = 16,
+    backend: Annotated[str | None, typer.Option(help="bnb or mlx; the adapter's own by default.")] = None,
+) -> None:
+    """Add an adapter to weights taken out of their few bits; keep them in 16 or quantise them anew; measure both."""
+    from slmkit import merging, text
+
+    done = merging.merge(model, adapter, out=out, bits=bits, backend=backend)
+    print(f"{done.folder}: {text.megabytes(done.stored_bytes)} in {done.bits} bits")
+    if done.loss_adapter is not None:
+        print(
+            f"loss on {done.n_texts} texts: {done.loss_adapter:.4f} adapter beside base, {done.loss_merged:.4f} merged"
+        )
+    print(f"largest difference by merging: {done.shift_merged:.4f} {done.unit} (the adapter changes {done.effect:.4f})")
+    if done.shift_stored is not None:
+        loss = "" if done.loss_stored is None else f"loss {done.loss_stored:.4f}, "
+        print(f"in {done.bits} bits: {loss}largest difference {done.shift_stored:.4f} {done.unit}")
+    print(f"Use it: slmkit.load({str(done.folder)!r}, bits={done.bits})")

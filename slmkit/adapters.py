@@ -148,7 +148,7 @@ def read(folder: str | Path) -> Adapter:
     folder = Path(folder)
     layout = layout_of(folder)
     if layout is None:
-        raise AssetError(_no_adapter(folder))
+        raise AssetError(no_adapter(folder))
     settings = assets.read_json(folder / CONFIG)
     rank, scale, dropout = (_mlx_settings if layout == "mlx" else _peft_settings)(folder, settings)
     names, matrices = _matrices(folder, layout, rank)
@@ -266,7 +266,8 @@ def _check_last(adapter: Adapter, folder: Path, config: Mapping[str, Any]) -> No
         )
 
 
-def _no_adapter(folder: Path) -> str:
+def no_adapter(folder: Path) -> str:
+    """Why a folder is no adapter, in words."""
     if (folder / "adapter").is_dir():
         return f"{folder} is a saved classifier: its adapter is in {folder / 'adapter'}"
     pickled = sorted(path.name for path in folder.glob("adapter*.bin"))

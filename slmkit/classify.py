@@ -14,11 +14,11 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
-from slmkit import assets, backends, estimate, prompts
+from slmkit import assets, backends, estimate, modelcards, prompts
 from slmkit.assets import ModelSource
 from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError, unknown
-from slmkit.estimator import ModelClassifier, TextClassifier, read_saved
+from slmkit.estimator import FILE, ModelClassifier, TextClassifier, read_saved
 from slmkit.floor import FloorClassifier, as_softmax
 
 CALIBRATION_ROWS = 64
@@ -251,7 +251,7 @@ class LoRAClassifier(ModelClassifier):
                 callback=self.progress,
             )
             self._take(Path(folder))
-        self.revision_ = source.revision
+        self.revision_, self.n_train_ = source.revision, len(texts)
 
     def _check_fits(self, source: ModelSource, longest: int) -> None:
         """Refuse a training that the memory does not suffice for; no text has more than `longest` tokens."""
@@ -300,16 +300,22 @@ class LoRAClassifier(ModelClassifier):
     def _write(self, folder: Path) -> None:
         super()._write(folder)
         self._put(folder / "adapter")
+        self.write_card(folder)
+
+    def write_card(self, folder: Path, **known: Any) -> None:
+        """Write the card of a saved classifier anew; `known` is what `modelcards.for_classifier` takes."""
+        values = assets.read_json(folder / FILE)
+        modelcards.write(folder, modelcards.for_classifier(values, self._adapter_bytes(), **known))
 
     def _read(self, folder: Path, values: Mapping[str, Any]) -> None:
         super()._read(folder, values)
         self._take(folder / "adapter")
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        return {"history": getattr(self, "history_", [])}, {}
+        return {"history": getattr(self, "history_", []), "n_train": getattr(self, "n_train_", None)}, {}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.history_ = facts["history"]
+        self.history_, self.n_train_ = facts["history"], facts.get("n_train")
 
 
 METHODS: dict[str, type[TextClassifier]] = {

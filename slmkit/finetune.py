@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 import slmkit
-from slmkit import assets, backends, dialogues, estimate, files, forgetting, splits
+from slmkit import assets, backends, dialogues, estimate, files, forgetting, modelcards, splits
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress
 from slmkit.dialogues import Dialogue
@@ -177,7 +177,8 @@ def finetune(
             "revision": source.revision,
             "backend": engine.name,
         }
-        _write(aside, tuned, {**about, "bits": bits, "method": method, "config": asdict(config)})
+        about |= {"bits": bits, "method": method, "config": asdict(config), "data": _about_data(data)}
+        _write(aside, tuned, about, source)
     return tuned
 
 
@@ -246,10 +247,24 @@ def _score(
         return found, forgetting.score(model)
 
 
-def _write(folder: Path, tuned: Tuned, facts: dict[str, Any]) -> None:
+def _about_data(data: Any) -> dict[str, str | None]:
+    """What the card says of the data."""
+    if isinstance(data, str) and data == SHIPPED:
+        from slmkit_data import path
+
+        file = path(f"{SHIPPED}.jsonl")
+        return {"name": SHIPPED, "licence": "CC BY 4.0", "sha256": files.sha256_of(file), "card": f"{SHIPPED}.md"}
+    if isinstance(data, str | Path):
+        return {"name": Path(data).name, "sha256": files.sha256_of(Path(data))}
+    return {}
+
+
+def _write(folder: Path, tuned: Tuned, facts: dict[str, Any], source: ModelSource) -> None:
     values = {**facts, **asdict(tuned)}
     del values["folder"]
     (folder / FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    modelcards.write(folder, modelcards.for_tuning(values, modelcards.base_of(source), n_bytes))
 
 
 class _Callable(types.ModuleType):

@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoints import CASES, Case, make
+from random_adapters import random_peft
 from typer.testing import CliRunner
 
 import slmkit
 from slmkit import adapters, backends
 from slmkit.__main__ import app
 from slmkit.assets import ModelSource
-from slmkit.backends import _checks
 from slmkit.backends.base import LoRAConfig
 from slmkit.classify import LoRAClassifier
 from slmkit.errors import AssetError, InputError, SlmkitError
@@ -31,28 +31,6 @@ PROMPTS = ["The bank wrote to you about your account: please confirm your passwo
 LABELS = [" spam", " ham and flowers"]
 NATS = 2e-3  # as the conformance suite allows in float32
 TEXTS = ["Call now!", "See you at lunch tomorrow.", "You have won a free prize.", "The train is late again."]
-
-
-def random_peft(source: ModelSource, folder: Path, last: int | None = None) -> Path:
-    """An adapter that PEFT wrote, with matrices that change what the model says."""
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.manual_seed(3)
-    model = AutoModelForCausalLM.from_pretrained(source.folder, dtype=torch.float32)
-    how: dict[str, Any] = {"target_modules": "all-linear"}
-    if last:
-        n_blocks = model.config.num_hidden_layers
-        how = {"layers_to_transform": list(range(n_blocks - last, n_blocks)), "layers_pattern": "layers"}
-        how["target_modules"] = ["q_proj", "down_proj"]
-    wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=10, **how))
-    for name, parameter in wrapped.named_parameters():
-        if "lora_B" in name:
-            parameter.data = 0.05 * torch.randn_like(parameter)
-    wrapped.save_pretrained(folder)
-    _checks.write_adapter_facts(folder, source, "bnb", 16, AutoTokenizer.from_pretrained(source.folder))
-    return folder
 
 
 def scores(source: ModelSource, backend: str, adapter: Path | None = None) -> np.ndarray:

@@ -142,6 +142,25 @@ def load(
         raise
 
 
+def merge(backend: str, source: ModelSource, *, bits: int, adapter: Path, out: Path, dtype: str) -> None:
+    """Write a model with an adapter in its weights into an empty folder, as plain weights of that type and a tokenizer.
+
+    Parameters
+    ----------
+    backend : {"bnb", "mlx"}
+    source : ModelSource
+        A decoder.
+    bits : {4, 8, 16}
+        What the adapter was trained on; it corrects the weights as these bits hold them.
+    adapter, out : Path
+        An adapter in that backend's layout; a folder that exists and is empty.
+    dtype : {"float32", "bfloat16", "float16"}
+        Of the weights that are written; the sum is made in float32.
+    """
+    package = {"bnb": "_torch", "mlx": "_mlx"}[backend]
+    importlib.import_module(f"{__name__}.{package}.merging").merge(source, bits, adapter, out, dtype)
+
+
 def live_models() -> list[LanguageModel]:
     """Models that are loaded and not released."""
     return [model for model in _memory.MODELS if hasattr(model, "device")]
