@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from slmkit import __version__, adapter_commands, data_commands
+from slmkit import __version__, adapter_commands, curve_command, data_commands
 from slmkit.errors import InputError, SlmkitError
 
 STOPPED = 130
@@ -67,7 +67,8 @@ app = typer.Typer(
 )
 
 
-app.add_typer(adapter_commands.app, name="adapters", short_help="Adapters in PEFT's or mlx-lm's layout.")
+adapter_commands.add_to(app)
+app.command("learning-curve", short_help="Is it worth labelling more?")(curve_command.learning_curve)
 app.add_typer(data_commands.app, name="data", short_help="Data sets, their cards, and checks of your own rows.")
 
 
@@ -239,9 +240,6 @@ def tune(
         raise typer.Exit(STOPPED) from None
 
 
-app.command("merge", short_help="Put an adapter into its model's weights.")(adapter_commands.merge)
-
-
 @app.command(short_help="The known models, and what fits here.")
 def models(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Show all that is known of one model.")] = None,
@@ -299,10 +297,25 @@ def fit(
 
 
 @app.command(short_help="What this machine can do.")
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False) -> None:
-    """Say what this machine can do, and how to mend what it cannot."""
+def doctor(
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Look at a saved classifier or a tuned folder instead of the machine."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Say what this machine can do, and how to mend what it cannot; with --model, what is wrong with a tuned model.
+
+    Ends with 1 when something is broken.
+    """
     from slmkit import doctor as checkup
 
+    if model is not None:
+        from slmkit.guard import checkup as of_models
+
+        looked = of_models.examine(model)
+        print(of_models.to_json(looked) if as_json else of_models.render(looked))
+        raise typer.Exit(of_models.exit_status(looked))
     found = checkup.checks()
     print(checkup.to_json(found) if as_json else checkup.render(found))
     raise typer.Exit(checkup.exit_status(found))

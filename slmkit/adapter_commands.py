@@ -36,7 +36,8 @@ def merge(
     backend: Annotated[str | None, typer.Option(help="bnb or mlx; the adapter's own by default.")] = None,
 ) -> None:
     """Add an adapter to weights taken out of their few bits; keep them in 16 or quantise them anew; measure both."""
-    from slmkit import merging, text
+    from slmkit import text
+    from slmkit.tuning import merging
 
     done = merging.merge(model, adapter, out=out, bits=bits, backend=backend)
     print(f"{done.folder}: {text.megabytes(done.stored_bytes)} in {done.bits} bits")
@@ -49,3 +50,9 @@ def merge(
         loss = "" if done.loss_stored is None else f"loss {done.loss_stored:.4f}, "
         print(f"in {done.bits} bits: {loss}largest difference {done.shift_stored:.4f} {done.unit}")
     print(f"Use it: slmkit.load({str(done.folder)!r}, bits={done.bits})")
+
+
+def add_to(main: typer.Typer) -> None:
+    """Add these commands to `slmkit`."""
+    main.add_typer(app, name="adapters", short_help="Adapters in PEFT's or mlx-lm's layout.")
+    main.command("merge", short_help="Put an adapter into its model's weights.")(merge)

@@ -19,6 +19,7 @@ from slmkit.assets import ModelSource
 
 FILE = "README.md"
 MERGED = "slmkit_merged.json"
+MADE_FROM = (MERGED, stored.CARD, "slmkit_pruned.json")  # what names the model that a folder was made from
 UNKNOWN = "not known here; ask where it came from"
 HUB_LICENCES = {  # as model hubs write them in a header
     "Apache-2.0": "apache-2.0",
@@ -142,9 +143,9 @@ def base_named(name: str, revision: str, folder: Path | None = None) -> Base:
         licence = ". ".join(filter(None, [entry.licence, entry.terms or gate]))
         return Base(name, entry.hub_id, revision, licence, HUB_LICENCES.get(entry.licence, "other"))
     path = Path(name).expanduser()
-    for card in ((folder or path) / MERGED, (folder or path) / stored.CARD):
-        if card.is_file():
-            return _base_in(assets.read_json(card))
+    for card in MADE_FROM:
+        if ((folder or path) / card).is_file():
+            return _base_in(assets.read_json((folder or path) / card))
     is_path = path.exists() or path.is_absolute() or name.count("/") != 1
     return Base(path.name if is_path else name, None if is_path else name, revision, UNKNOWN, "unknown")
 

@@ -17,11 +17,12 @@ from scipy.special import softmax
 from typer.testing import CliRunner
 
 import slmkit
-from slmkit import adapters, assets, backends, forgetting, merging
+from slmkit import adapters, assets, backends, forgetting
 from slmkit.__main__ import app
 from slmkit.assets import ModelSource
 from slmkit.classify import LoRAClassifier
 from slmkit.errors import AssetError, InputError, NotEnoughMemory, SlmkitError
+from slmkit.tuning import merging
 
 pytest.importorskip("peft")
 TEXTS = ["Call now! You have won a prize.", "See you at lunch tomorrow.", "The bank wrote to you about your account."]
