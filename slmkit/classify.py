@@ -272,7 +272,8 @@ class LoRAClassifier(ModelClassifier):
                 callback=self.progress,
             )
             self._take(Path(folder))
-            self.revision_, self.n_train_ = source.revision, len(texts)
+            self.revision_ = source.revision
+            self.n_train_: int | None = len(texts)
             self.guard_ = watch.after(plan, Path(folder), self.history_, early) if self.checks else {}
         watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
 

@@ -252,10 +252,10 @@ def _write_card(estimator: Any, run: Run, folder: Path) -> None:
     """What a kept model scored, into its card, where its kind has one."""
     if not hasattr(estimator, "write_card"):
         return
-    n, ends = f"{run.n_test} test rows", run.intervals.get("macro_f1") or [None, None]
+    n, (low, high) = f"{run.n_test} test rows", run.intervals.get("macro_f1") or (None, None)
     scores = [
         modelcards.Score("accuracy, %", 100 * run.accuracy, 100 * run.accuracy_low, 100 * run.accuracy_high, n),
-        modelcards.Score("macro-F1", run.macro_f1, *ends, n),
+        modelcards.Score("macro-F1", run.macro_f1, low, high, n),
     ]
     rows = f"{run.n_train} learned, {run.n_test} tested, split {run.split or 'not known'}"
     data = modelcards.Data(run.task, run.licence, rows, run.data_sha256, None)

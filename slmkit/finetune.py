@@ -183,7 +183,7 @@ def finetune(
         losses = math.log(change.perplexity_before), math.log(change.perplexity_after)
         guard = watch.after(plan, aside, history, early, losses) if checks else {}
         tuned = Tuned(folder, history, *losses, len(learned), len(held_out), change.n_tokens, change, forgotten)
-        about = {
+        about: dict[str, Any] = {
             "slmkit": slmkit.__version__,
             "model": source.name,
             "revision": source.revision,
