@@ -15,7 +15,7 @@ from slmkit.guard.findings import FAIL, WARN, Check, Finding, fine
 from slmkit.guard.plan import PROBES, Outcome
 
 ANSWERS = 3  # answers that are written to see whether they end
-MOST_TOKENS = 256  # of each
+MOST_TOKENS = 160  # of each
 CLOSE, FAR = 0.05, 0.2  # differences of probabilities, or of nats a token, from what was written down
 
 
