@@ -18,7 +18,7 @@ from slmkit import assets, backends, estimate, prompts
 from slmkit.assets import ModelSource
 from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError, unknown
-from slmkit.estimator import ModelClassifier, TextClassifier, read_saved
+from slmkit.estimator import ModelClassifier, TextClassifier, read_saved, weighted
 from slmkit.floor import FloorClassifier, as_softmax
 from slmkit.guard import watch
 from slmkit.guard.plan import Plan
@@ -73,7 +73,9 @@ class EmbeddingClassifier(ModelClassifier):
         self.release()
         vectors = self._embed(texts)
         mean, spread = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
-        head = LogisticRegression(C=self.C, max_iter=2000).fit((vectors - mean) / spread, codes)
+        rows, labels, weights = weighted(codes)
+        head = LogisticRegression(C=self.C, max_iter=2000)
+        head.fit(((vectors - mean) / spread)[rows], labels, sample_weight=weights)
         weight, bias = as_softmax(head.coef_, head.intercept_)
         self._weight = (weight / spread).astype(np.float32)  # the standardisation is folded into the head
         self._bias = (bias - (weight / spread) @ mean).astype(np.float32)
@@ -120,6 +122,7 @@ class PromptClassifier(ModelClassifier):
 
     method = "prompt"
     needs = "decoder"
+    learns_targets = False
 
     def __init__(
         self,

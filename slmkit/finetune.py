@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 import slmkit
-from slmkit import assets, backends, dialogues, estimate, files, splits
+from slmkit import assets, backends, dialogues, estimate, files
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress
 from slmkit.dialogues import Dialogue
@@ -29,7 +29,6 @@ from slmkit.guard.plan import Plan
 
 log = logging.getLogger(__name__)
 FILE = "finetune.json"
-SHIPPED = "domain_dialogues"
 LAST_BLOCKS = 8
 
 
@@ -147,7 +146,7 @@ def finetune(
     folder = _new_folder(Path(out))
     source = assets.resolve(model)
     bits, last_blocks = _choose(method, bits, last_blocks, source)
-    split = _split(data, seed, train, test_share)
+    split = dialogues.split(data, seed=seed, train=train, test_share=test_share)
     learned, held_out = (_answers(part) for part in (split.train, split.test))
     config = LoRAConfig(
         rank=rank,
@@ -216,19 +215,6 @@ def _choose(method: str, bits: int | None, last_blocks: int | None, source: Mode
         last_blocks = min(LAST_BLOCKS, max(1, estimate.network_of(source).layers // 2))
     kept = source.stored.bits if source.stored else None
     return bits or (kept if kept in way.bits else way.bits[0]), last_blocks
-
-
-def _split(data: Any, seed: int, train: int | None, test_share: float) -> splits.Split:
-    """Dialogues in the column dialogue of both parts, groups and near-copies on one side."""
-    if isinstance(data, str) and data == SHIPPED:
-        from slmkit_data import path
-
-        data = path(f"{SHIPPED}.jsonl")
-    found = dialogues.read(data)
-    columns = {"text": [d.text for d in found], "group": [d.group for d in found], "dialogue": found}
-    if train is not None and train < 1:
-        raise InputError(f"train must be at least 1; got {train!r}")
-    return splits.hold_out(pd.DataFrame(columns), seed=seed, train=train, test_share=test_share)
 
 
 def _answers(part: pd.DataFrame) -> list[tuple[Sequence[Mapping[str, str]], str]]:
