@@ -412,6 +412,15 @@ def test_fit_refuses_slipped_labels_and_goes_on_when_told(tiny_decoder: ModelSou
     assert unguarded.guard_ == {} and unguarded.facts()["warnings"] == []
 
 
+def test_constant_targets_of_a_teacher_are_not_learned(tiny_decoder: ModelSource) -> None:
+    classifier = LoRAClassifier(str(tiny_decoder.folder), epochs=1, rank=2)
+    with pytest.raises(InputError, match="teacher's targets: all 120 rows have uniform probabilities"):
+        classifier.fit_targets(TEXTS, np.full((len(TEXTS), 2), 0.5), ["ham", "spam"])
+    soft = np.where(np.eye(2)[CODES] > 0, 0.9, 0.1)
+    record = classifier.set_params(learning_rate=5e-3, epochs=3).fit_targets(TEXTS, soft, ["ham", "spam"]).guard_
+    assert record["after"] == record["before"] == [] and "loaded = trained" in record["checked"]
+
+
 def test_fit_keeps_its_warnings(tiny_decoder: ModelSource, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     classifier = LoRAClassifier(str(tiny_decoder.folder), epochs=1, max_length=4, rank=2)
     with caplog.at_level(logging.WARNING):
