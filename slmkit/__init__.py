@@ -13,7 +13,9 @@ _WHERE = {
     "load": "backends",
     "memory": "ledger",
     "quantize": "prequantise",
+    "prune": "tuning.pruning:prune",
     "study": "study",
+    "learning_curve": "learning_curve",
     "finetune": "finetune",
     "read": "data",
     "split": "splits",
@@ -26,6 +28,7 @@ _WHERE = {
     "PromptClassifier": "classify",
     "LoRAClassifier": "classify",
     "load_classifier": "classify",
+    "Job": "background",
     "Run": "runs",
     "read_runs": "runs",
 }
