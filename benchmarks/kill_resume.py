@@ -33,7 +33,7 @@ def settings() -> dict[str, Any]:
     rows = pd.DataFrame({"prompt": prompts, "answer": [f"No {subject}." for subject in SUBJECTS]})
     return {
         "data": rows,
-        "epochs": 12,
+        "epochs": 40,
         "batch_size": 4,
         "max_length": 64,
         "method": "last-k",
@@ -111,8 +111,7 @@ def main() -> None:
         from slmkit import assets, backends
 
         (Path(name) / "runs").mkdir()
-        engine = backends.get(asked.backend)
-        engine.count_tokens(assets.resolve(asked.model), ["imports what every child needs"])
+        backends.get(asked.backend).load(assets.resolve(asked.model)).release()  # imports what every child needs
         print(json.dumps(run(asked.model, asked.backend, asked.kills, asked.seed, Path(name) / "runs")))
 
 
