@@ -18,6 +18,7 @@ COLUMNS = (
     "seeds", "measured",
 )  # fmt: skip
 KINDS = ("point", "run", "fit", "level", "crossing")
+APART = 1.02  # factor between the markers of two curves at one size
 FLOOR = ("#7a7a7a", "x")
 STYLES = (  # Okabe & Ito (2008); the marker tells them apart without colour
     ("#0072B2", "circle"),
@@ -57,10 +58,13 @@ def learning_curve(frame: pd.DataFrame) -> go.Figure:
     names = list(dict.fromkeys(frame.loc[frame["method"] != "floor", "series"]))
     floor = set(frame.loc[frame["method"] == "floor", "series"])
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)} | dict.fromkeys(floor, FLOOR)
+    place = {name: i for i, name in enumerate(dict.fromkeys(frame.loc[frame["kind"] == "point", "series"]))}
     parts = {kind: frame[frame["kind"] == kind] for kind in KINDS}
     figure = go.Figure()
     for kind, draw in (("fit", _curves), ("run", _runs), ("point", _points)):
         for name, rows in parts[kind].groupby("series", sort=False):
+            if kind != "fit":  # side by side, so that no bar hides another
+                rows = rows.assign(x=rows["labels"] * APART ** (place[str(name)] - (len(place) - 1) / 2))
             figure.add_traces(draw(str(name), rows, *styles[str(name)]))
     for row in _each(parts["level"]):
         _level(figure, row, styles[row.series][0])
@@ -74,7 +78,7 @@ def _curves(name: str, rows: pd.DataFrame, colour: str, symbol: str) -> list[go.
     """The band, and the curve: solid as far as was measured, dashed beyond."""
     rows = rows.sort_values("labels")
     end = float(rows["measured"].iloc[0])
-    common = {"legendgroup": name, "showlegend": False, "hoverinfo": "skip", "mode": "lines"}
+    common = {"legendgroup": text.escape(name, NAME_LIMIT), "showlegend": False, "hoverinfo": "skip", "mode": "lines"}
     band = go.Scatter(
         x=[*rows["labels"], *rows["labels"][::-1]],
         y=[*(100 * rows["high"]), *(100 * rows["low"])[::-1]],
@@ -103,12 +107,12 @@ def _runs(name: str, rows: pd.DataFrame, colour: str, symbol: str) -> list[go.Sc
     ]
     return [
         go.Scatter(
-            x=rows["labels"],
+            x=rows["x"],
             y=100 * rows["accuracy"],
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 6},
             opacity=0.4,
-            legendgroup=name,
+            legendgroup=text.escape(name, NAME_LIMIT),
             showlegend=False,
             hovertext=told,
             hoverinfo="text",
@@ -124,7 +128,7 @@ def _points(name: str, rows: pd.DataFrame, colour: str, symbol: str) -> list[go.
     ]
     return [
         go.Scatter(
-            x=rows["labels"],
+            x=rows["x"],
             y=100 * rows["accuracy"],
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 12},
@@ -133,7 +137,7 @@ def _points(name: str, rows: pd.DataFrame, colour: str, symbol: str) -> list[go.
                 "array": 100 * (rows["high"] - rows["accuracy"]), "arrayminus": 100 * (rows["accuracy"] - rows["low"]),
             },
             name=text.escape(name, NAME_LIMIT),
-            legendgroup=name,
+            legendgroup=text.escape(name, NAME_LIMIT),
             hovertext=told,
             hoverinfo="text",
         )
@@ -206,7 +210,7 @@ def _layout(frame: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> dict[str, ob
     ticks = [*sizes, *([2 * sizes[-1]] if max(ends) > sizes[-1] else [])]
     shown = pd.concat([points, parts["level"], parts["fit"][parts["fit"]["labels"] >= sizes[0]]])
     low, high = 100 * float(points["low"].min()), 100 * float(shown["high"].max())
-    low = min(low, 100 * float(shown["accuracy"].min()))
+    low = min([low, *(100 * parts["level"]["low"])])
     room = 0.06 * max(high - low, 2.0)
     n_test = sorted({int(n) for n in points["n_test"]})
     rows = f"{n_test[0]}" if len(n_test) == 1 else f"{n_test[0]} to {n_test[-1]}"

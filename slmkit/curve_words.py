@@ -74,7 +74,9 @@ def sentences(answers: Sequence[Answer], levels: Sequence[dict[str, Any]], n_tes
     """
     others = [answer for answer in answers if answer.crossing is not None]
     said = [_capital(_lead(answer, n_test, seeds)) for answer in others]
-    if not others and not levels:
+    if not others and any(answer.method != "floor" for answer in answers):
+        said.append("The floor did not come out at two sizes or more, so nothing here is compared with it.")
+    elif not others and not levels:
         said.append("Only the floor was run, so nothing here shows what a model would bring.")
     said += [_capital(_level(level)) for level in levels]
     said += [_capital(_more(answer)) for answer in answers if answer.next_point is not None]

@@ -21,15 +21,17 @@ import plotly.graph_objects as go
 
 from slmkit import arguments, files, plots, report, study, text
 from slmkit import plan as planning
+from slmkit.backends.base import check_bits
 from slmkit.curve_series import Curve, series_of
 from slmkit.curve_words import Answer, sentences
-from slmkit.errors import SlmkitError
+from slmkit.errors import InputError, SlmkitError, listed
 from slmkit.runs import Run
 
 METHODS = ("embedding", "prompt")
 SIZES = (16, 32, 64, 128, 256)
 FILE = "learning_curve.json"
 PAGE = "learning_curve.html"
+LEAST = 2  # rows a class: what a classifier can be cross-validated on
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def learning_curve(
     accept_license: bool = False,
     backend: str | None = None,
     params: Mapping[str, Mapping[str, Any]] | None = None,
-    measure_s: float = 1.0,
+    measure_s: float = 0.5,
     out: str | Path = "learning_curve",
     progress: study.Progress | None = None,
     cancel: threading.Event | None = None,
@@ -137,6 +139,7 @@ def learning_curve(
     problems: list[str] = []
     numbers = arguments.listed("size", sizes, int, problems)
     _check_sizes(numbers, shots, problems)
+    arguments.said(check_bits, bits, problems=problems)
     folder = Path(out).expanduser()
     settings: dict[str, Any] = {
         "text_column": text_column,
@@ -158,6 +161,7 @@ def learning_curve(
     }
     plan = planning.make(task, **settings, bits=None, train=numbers, out=folder / "runs", known=problems)
     plan = replace(plan, steps=tuple(step for step in plan.steps if _wanted(step, bits, numbers[0])))
+    _check_classes(plan, numbers[0])
     found = study.carry_out(plan, progress, cancel)
     if not found.runs and not found.stopped:
         raise SlmkitError(f"no run came out: {found.failed[0]['error'] if found.failed else 'nothing was planned'}")
@@ -224,6 +228,18 @@ def _check_sizes(sizes: Sequence[int], shots: Any, problems: list[str]) -> None:
         problems.append(f"sizes must rise, each above the one before; got {', '.join(map(str, sizes))}")
     elif isinstance(shots, int) and shots > sizes[0]:
         problems.append(f"shots must be at most the smallest size, {sizes[0]}; got {shots}")
+
+
+def _check_classes(plan: planning.Plan, smallest: int) -> None:
+    """Raise `InputError` where a class has too few of the first rows to be learned from."""
+    for (seed, rows), split in plan.splits.items():
+        counts = split.train["label"].value_counts()
+        if rows == smallest and counts.min() < LEAST:
+            few = listed(sorted(counts.index[counts < LEAST])[:5])
+            raise InputError(
+                f"class {few} has {counts.min()} of the {smallest} rows of the smallest size; each class needs {LEAST} "
+                f"(seed {seed}). Begin with a larger size, or merge or drop the class"
+            )
 
 
 def _wanted(step: planning.Step, bits: int, smallest: int) -> bool:
