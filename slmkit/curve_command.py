@@ -68,9 +68,11 @@ def learning_curve(
     )
     if as_json:
         print(json.dumps(curve.document(result), ensure_ascii=False))
-        return
-    names, cells = curve.table(result)
-    show_table(f"{result.task}: accuracy in percent (95 % interval)", names, cells)
-    for sentence in result.sentences:
-        print(f"- {sentence}")
-    print(f"{result.out / curve.PAGE}")
+    else:
+        names, cells = curve.table(result)
+        show_table(f"{result.task}: accuracy in percent (95 % interval)", names, cells)
+        for sentence in result.sentences:
+            print(f"- {sentence}")
+        print(result.out / curve.PAGE)
+    if result.failed and all(run.method == "floor" for run in result.runs):
+        raise typer.Exit(2)

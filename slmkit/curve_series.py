@@ -50,7 +50,7 @@ def series_of(sizes: Sequence[int], found: Sequence[Run], out: Path) -> Iterator
     for runs in groups.values():
         whole = tuple(size for size in sizes if all((size, seed) in runs for seed in seeds))
         largest = max(whole or [size for size, _ in runs])
-        (config,) = configurations([run for (size, _), run in runs.items() if size == largest])
+        config, *_ = configurations([run for (size, _), run in runs.items() if size == largest])
         right = {(size, seed): _right(runs[size, seed], out) for size in whole for seed in seeds}
         made.append((config, Series(config.name, config.phrase, config.first.method, runs, whole, seeds, right)))
     made.sort(key=lambda pair: (not pair[0].is_floor, -pair[0].accuracy))

@@ -101,6 +101,13 @@ def a_curve(
     return curve.finished("fraud_messages", SIZES, StudyResult(runs, [], 1.0, 1, folder / "runs"), folder)
 
 
+@pytest.fixture(scope="module")
+def crossing(tmp_path_factory: pytest.TempPathFactory) -> LearningCurve:
+    """A flat floor that LoRA passes at 100 labels, and a prompt below it."""
+    rates = {"floor": lambda n: 0.2, "lora": falling(2.0), "prompt": lambda n: 0.3}
+    return a_curve(tmp_path_factory.mktemp("crossing"), rates)
+
+
 def falling(b: float, c: float = 0.5, a: float = 0.0) -> Rate:
     return lambda n: a + b * n**-c
 
@@ -183,9 +190,9 @@ def test_the_command_shows_a_table_the_answer_and_the_page(
     assert wrong.exit_code == 2 and "at least two sizes are needed" in wrong.stderr
 
 
-def test_a_crossing_is_found_with_its_interval_and_said(tmp_path: Path) -> None:
-    found = a_curve(tmp_path, {"floor": lambda n: 0.2, "lora": falling(2.0)})
-    (lora, floor) = found.answers
+def test_a_crossing_is_found_with_its_interval_and_said(crossing: LearningCurve) -> None:
+    found = crossing
+    lora, floor = found.answers
     assert lora.crossing is not None and lora.crossing.labels == pytest.approx(100, rel=0.1)
     assert lora.crossing.low < lora.crossing.labels < lora.crossing.high and not lora.overlap
     assert lora.leads[256] == pytest.approx((0.075, 0.075, 0.075), abs=0.03)
@@ -197,8 +204,8 @@ def test_a_crossing_is_found_with_its_interval_and_said(tmp_path: Path) -> None:
     assert floor.crossing is None and floor.method == "floor" and floor.doubling[0] == pytest.approx(0, abs=0.002)
 
 
-def test_one_more_point_is_an_extrapolation_and_ends_at_twice_the_largest_size(tmp_path: Path) -> None:
-    found = a_curve(tmp_path, {"floor": lambda n: 0.2, "lora": falling(2.0)})
+def test_one_more_point_is_an_extrapolation_and_ends_at_twice_the_largest_size(crossing: LearningCurve) -> None:
+    found = crossing
     lora, floor = found.answers
     assert lora.next_point is not None and lora.next_point.extrapolated
     assert lora.next_point.labels == pytest.approx((2 / 0.115) ** 2, rel=0.05)
@@ -261,8 +268,8 @@ def traces(figure: Any, kind: str) -> list[Any]:
     return [trace for trace in figure.data if trace.mode == kind]
 
 
-def test_the_picture_has_bands_points_floor_level_and_crossing(tmp_path: Path) -> None:
-    found = a_curve(tmp_path, {"floor": lambda n: 0.2, "lora": falling(2.0), "prompt": lambda n: 0.3})
+def test_the_picture_has_bands_points_floor_level_and_crossing(crossing: LearningCurve) -> None:
+    found = crossing
     figure = found.figure
     named = {t.name: t for t in traces(figure, "markers") if t.name}
     assert set(named) == {"TF-IDF floor", "SmolLM2-135M, LoRA, 16 bits"} and named["TF-IDF floor"].marker.symbol == "x"
