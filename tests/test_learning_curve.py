@@ -7,27 +7,24 @@ import json
 import random
 import re
 import shutil
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
-from sample_runs import HOSTILE, a_floor, a_run
+from sample_curves import SIZES, Rate, a_curve, falling
+from sample_runs import HOSTILE
 from typer.testing import CliRunner
 
 import slmkit
 from slmkit import __main__ as cli
-from slmkit import data, jobs, metrics, plots, portions, splits
+from slmkit import data, jobs, plots, portions, splits
 from slmkit import learning_curve as curve
 from slmkit.errors import InputError, SlmkitError
 from slmkit.learning_curve import LearningCurve
-from slmkit.runs import Run, probability_frame, read_runs, write_run
+from slmkit.runs import read_runs
 from slmkit.splitfile import GivenSplit
-from slmkit.study import StudyResult
 
-SIZES = (16, 32, 64, 128, 256)
 QUICK: dict[str, Any] = {"models": "dummy", "progress": lambda event: None}
 WHOLE: dict[str, Any] = {
     **QUICK,
@@ -71,45 +68,11 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     return started
 
 
-Rate = Callable[[int], float]
-
-
-def a_curve(
-    folder: Path, rates: Mapping[str, Rate], *, seeds: int = 3, n_test: int = 1000, without: Any = (), **changes: Any
-) -> LearningCurve:
-    """The curve of recorded runs whose errors follow `rates`; rows are hard or easy for every method alike."""
-    runs: list[Run] = []
-    for seed in range(seeds):
-        ease = np.random.default_rng(seed).permutation(n_test) / n_test
-        labels = np.where(np.arange(n_test) % 2, "fraud", "genuine")
-        other = np.where(labels == "fraud", "genuine", "fraud")
-        for method, rate in rates.items():
-            for size in SIZES[:1] if method == "prompt" else SIZES:
-                if (method, size, seed) in without:
-                    continue
-                right = ease >= rate(size)
-                predicted = np.where(right, labels, other)
-                proba = np.stack([predicted == "fraud", predicted == "genuine"], axis=1).astype(float)
-                low, high = metrics.wilson(int(right.sum()), n_test)
-                scores = {"accuracy": float(right.mean()), "accuracy_low": low, "accuracy_high": high}
-                facts = {**scores, "seed": seed, "n_train": size, "n_test": n_test, "run_id": f"{method}{size}{seed}"}
-                facts |= {"params": {"shots": 4}} if method == "prompt" else {}
-                run = a_floor(**facts) if method == "floor" else a_run(method=method, **{**facts, **changes})
-                frame = probability_frame(np.arange(n_test), labels, proba, ["fraud", "genuine"])
-                write_run(run, folder / "runs", frame)
-                runs.append(run)
-    return curve.finished("fraud_messages", SIZES, StudyResult(runs, [], 1.0, 1, folder / "runs"), folder)
-
-
 @pytest.fixture(scope="module")
 def crossing(tmp_path_factory: pytest.TempPathFactory) -> LearningCurve:
     """A flat floor that LoRA passes at 100 labels, and a prompt below it."""
     rates = {"floor": lambda n: 0.2, "lora": falling(2.0), "prompt": lambda n: 0.3}
     return a_curve(tmp_path_factory.mktemp("crossing"), rates)
-
-
-def falling(b: float, c: float = 0.5, a: float = 0.0) -> Rate:
-    return lambda n: a + b * n**-c
 
 
 def test_every_point_is_a_run_and_the_prompt_is_asked_once(measured: LearningCurve) -> None:
