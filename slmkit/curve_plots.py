@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from slmkit import text
 from slmkit.errors import InputError
-from slmkit.score_plots import FAINT, LINE, NAME_LIMIT, base_layout
+from slmkit.score_plots import FAINT, LINE, NAME_LIMIT, base_layout, wrapped
 
 COLUMNS = (
     "task", "series", "method", "kind", "labels", "labels_low", "labels_high", "accuracy", "low", "high", "n_test",
@@ -191,8 +191,14 @@ def _crossing(figure: go.Figure, row: Any, colour: str, number: int) -> None:
 
 
 def about(labels: float) -> str:
-    """A number of labels read off a curve, in two digits: "about 140 labels"."""
-    return f"about {float(f'{labels:.2g}'):,.0f} labels"
+    """A number of labels read off a curve: "about 140 labels"."""
+    return f"about {number(labels)} labels"
+
+
+def number(labels: float) -> str:
+    """A number of labels no finer than a curve tells it: whole below 100, tens below 1000, then two digits."""
+    step = 1 if labels < 100 else max(10, 10 ** (math.floor(math.log10(labels)) - 1))
+    return f"{step * round(labels / step):,}"
 
 
 def _each(rows: pd.DataFrame) -> Iterator[Any]:
@@ -219,8 +225,10 @@ def _layout(frame: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> dict[str, ob
         "and bands are 95 % intervals, small markers single seeds; lines are fitted, dashed where nothing was measured"
     )
     n_rows = -(-len(set(points["series"])) // 2)
+    base = base_layout("Is it worth labelling more?", "")
+    base["title"]["subtitle"]["text"] = wrapped(small, 78)
     return {
-        **base_layout("Is it worth labelling more?", small),
+        **base,
         "height": 560 + 24 * n_rows,
         "xaxis": {
             "type": "log", "title": {"text": "Labels learned from, logarithmic"}, "tickvals": ticks,
@@ -232,5 +240,5 @@ def _layout(frame: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> dict[str, ob
             "gridcolor": FAINT, "zeroline": False, "linecolor": LINE,
         },
         "legend": {"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},
-        "margin": {"l": 76, "r": 24 if parts["level"].empty else 150, "t": 110, "b": 90 + 24 * n_rows},
+        "margin": {"l": 76, "r": 24 if parts["level"].empty else 150, "t": 120, "b": 90 + 24 * n_rows},
     }  # fmt: skip

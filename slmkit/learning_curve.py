@@ -112,8 +112,8 @@ def learning_curve(
         Of "embedding", "lora" and "prompt". The floor always runs. A prompt needs no labels but those it shows, so it
         runs at the smallest size only and is drawn as a line.
     seeds : sequence of int
-        Each draws test rows and training sets anew. One seed leaves out how much the choice of rows matters, so its
-        intervals are too narrow.
+        Each draws test rows and training sets anew. One leaves out how much the choice of rows matters, so that its
+        intervals are too narrow; those of three are still rather narrow.
     bits : {16, 8, 4}
         Of the models; one stored in fewer runs in those.
     shots : int

@@ -153,7 +153,7 @@ def test_a_learning_curve_is_drawn_whole_with_its_crossing(visit: Any, tmp_path:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     expect(page.locator("#learning-curve .annotation").filter(has_text="ahead of the floor")).to_be_visible()
     box = page.locator("#learning-curve").bounding_box()
-    for part in (".gtitle", ".xtitle", ".ytitle", ".annotation", ".legend"):
+    for part in (".gtitle", ".gtitle-subtitle", ".xtitle", ".ytitle", ".annotation", ".legend"):
         for place in page.locator(f"#learning-curve {part}").all():
             inner = place.bounding_box()
             assert inner["x"] >= box["x"] and inner["x"] + inner["width"] <= box["x"] + box["width"], part
