@@ -26,6 +26,7 @@ from slmkit.curve_series import Curve, series_of
 from slmkit.curve_words import Answer, sentences
 from slmkit.errors import InputError, SlmkitError, listed
 from slmkit.runs import Run
+from slmkit.verdict import findings
 
 METHODS = ("embedding", "prompt")
 SIZES = (16, 32, 64, 128, 256)
@@ -178,7 +179,8 @@ def finished(task: str, sizes: Sequence[int], found: study.StudyResult, out: Pat
         answers, frame = curve.answers(), curve.frame()
         n_test = sorted({run.n_test for run in found.runs})
         shown = f"{n_test[0]:,}" if len(n_test) == 1 else f"{n_test[0]:,} to {n_test[-1]:,}"
-        said = sentences(answers, curve.levels(), shown, curve.n_seeds)
+        said = [finding.sentence for finding in findings(found.runs) if finding.kind == "leak"]
+        said += sentences(answers, curve.levels(), shown, curve.n_seeds)
     result = LearningCurve(task, tuple(sizes), found.runs, found.failed, frame, answers, said, out, found.stopped)
     if not frame.empty:
         with files.on_disk(out):

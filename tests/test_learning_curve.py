@@ -24,6 +24,7 @@ from slmkit.errors import InputError, SlmkitError
 from slmkit.learning_curve import LearningCurve
 from slmkit.runs import read_runs
 from slmkit.splitfile import GivenSplit
+from slmkit.study import StudyResult
 
 QUICK: dict[str, Any] = {"models": "dummy", "progress": lambda event: None}
 WHOLE: dict[str, Any] = {
@@ -218,6 +219,21 @@ def test_a_size_that_one_seed_lacks_is_left_out(tmp_path: Path) -> None:
     drawn = found.frame[(found.frame["kind"] == "point") & (found.frame["method"] == "lora")]
     assert sorted(drawn["labels"]) == [32, 64, 128] and set(found.answers[0].leads) == {32, 64, 128}
     assert found.answers[0].crossing.measured == 128
+
+
+def test_a_leak_that_was_allowed_stands_first(tmp_path: Path) -> None:
+    rates = {"floor": lambda n: 0.2, "lora": falling(2.0)}
+    found = a_curve(tmp_path, rates, n_test=100, leaked_test_rows=7, split="given")
+    assert found.sentences[0].startswith("Leak: 7 of 100 test rows (7.0 %) stand in the training rows")
+
+
+def test_models_of_one_name_are_two_curves(tmp_path: Path) -> None:
+    one = a_curve(tmp_path, {"floor": lambda n: 0.2, "lora": falling(2.0)}, n_test=100, model="/a/tuned")
+    two = a_curve(tmp_path, {"lora": falling(1.0)}, n_test=100, model="/b/tuned")
+    runs = StudyResult([*one.runs, *two.runs], [], 1.0, 1, tmp_path / "runs")
+    both = curve.finished("fraud_messages", SIZES, runs, tmp_path)
+    assert [answer.series for answer in both.answers[:2]] == ["tuned, LoRA, 16 bits", "tuned, LoRA, 16 bits #2"]
+    assert both.answers[0].accuracy[0] > both.answers[1].accuracy[0]
 
 
 def test_one_seed_says_what_its_intervals_lack(tmp_path: Path) -> None:
