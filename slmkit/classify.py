@@ -14,11 +14,11 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
-from slmkit import assets, backends, estimate, prompts
+from slmkit import assets, backends, estimate, modelcards, prompts
 from slmkit.assets import ModelSource
 from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError, unknown
-from slmkit.estimator import ModelClassifier, TextClassifier, read_saved, weighted
+from slmkit.estimator import FILE, ModelClassifier, TextClassifier, read_saved, weighted
 from slmkit.floor import FloorClassifier, as_softmax
 from slmkit.guard import watch
 from slmkit.guard.plan import Plan
@@ -273,6 +273,7 @@ class LoRAClassifier(ModelClassifier):
             )
             self._take(Path(folder))
             self.revision_ = source.revision
+            self.n_train_: int | None = len(texts)
             self.guard_ = watch.after(plan, Path(folder), self.history_, early) if self.checks else {}
         watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
 
@@ -326,16 +327,23 @@ class LoRAClassifier(ModelClassifier):
     def _write(self, folder: Path) -> None:
         super()._write(folder)
         self._put(folder / "adapter")
+        self.write_card(folder)
+
+    def write_card(self, folder: Path, **known: Any) -> None:
+        """Write the card of a saved classifier anew; `known` is what `modelcards.for_classifier` takes."""
+        values = assets.read_json(folder / FILE)
+        modelcards.write(folder, modelcards.for_classifier(values, self._adapter_bytes(), **known))
 
     def _read(self, folder: Path, values: Mapping[str, Any]) -> None:
         super()._read(folder, values)
         self._take(folder / "adapter")
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        return {"history": getattr(self, "history_", []), "guard": getattr(self, "guard_", {})}, {}
+        known = {"history": getattr(self, "history_", []), "guard": getattr(self, "guard_", {})}
+        return known | {"n_train": getattr(self, "n_train_", None)}, {}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.history_, self.guard_ = facts["history"], facts.get("guard", {})
+        self.history_, self.guard_, self.n_train_ = facts["history"], facts.get("guard", {}), facts.get("n_train")
 
 
 METHODS: dict[str, type[TextClassifier]] = {

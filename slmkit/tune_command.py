@@ -24,6 +24,7 @@ def run(model: str, data: str, out: Path, as_json: bool, **how: Any) -> None:
         return
     print(f"{told.n_train:,} answers learned, {told.n_test:,} held out (n = {told.n_tokens:,} tokens)")
     print(f"loss on the held-out answers: {told.loss_before:.3f} before, {told.loss_after:.3f} after (nats a token)")
-    print(f"perplexity: {told.perplexity_before:.2f} before, {told.perplexity_after:.2f} after")
+    print(f"perplexity of the held-out answers: {told.learned}")
+    print(f"perplexity of a neutral text: {told.forgotten}")
     bits = json.loads((told.folder / "finetune.json").read_text(encoding="utf-8"))["bits"]
     print(f"Use it: slmkit.load({model!r}, bits={bits}, adapter={str(told.folder)!r})")

@@ -15,8 +15,8 @@ from slmkit.assets import ModelSource
 from slmkit.backends._torch import loading, quantise, training
 
 
-def merge(source: ModelSource, bits: int, adapter: Path, out: Path) -> None:
-    """Write the model with the adapter in its weights to `out`, in float32, with the tokenizer.
+def merge(source: ModelSource, bits: int, adapter: Path, out: Path, dtype: str = "float32") -> None:
+    """Write the model with the adapter in its weights to `out`, with the tokenizer.
 
     Parameters
     ----------
@@ -26,6 +26,8 @@ def merge(source: ModelSource, bits: int, adapter: Path, out: Path) -> None:
         What the adapter was trained on; it corrects the weights as these bits hold them.
     adapter, out : Path
         A folder that `train_lora` wrote; a folder that exists and is empty.
+    dtype : {"float32", "bfloat16", "float16"}
+        Of the weights that are written; the sum is made in float32.
 
     Raises
     ------
@@ -40,6 +42,7 @@ def merge(source: ModelSource, bits: int, adapter: Path, out: Path) -> None:
         if bits != 16:
             take_dequantised(model, loading.load_module(source, bits, torch.float32, cpu))
     merged = training.with_adapter(model, adapter, source).merge_and_unload()
+    merged.to(getattr(torch, dtype))
     merged.save_pretrained(str(out), safe_serialization=True)
     loading.load_tokenizer(source).save_pretrained(str(out))
 
