@@ -367,6 +367,12 @@ def _write(adapter: Adapter, folder: Path, out: Path, to: str) -> None:
     for name in KEPT:
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)
+    if (out / CARD).is_file():
+        card = (out / CARD).read_bytes()
+        other = next(layout for layout in WEIGHTS if layout != to)
+        (out / CARD).write_bytes(
+            card.replace(f"\nlibrary_name: {other}\n".encode(), f"\nlibrary_name: {to}\n".encode(), 1)
+        )
 
 
 def _mlx_config(adapter: Adapter) -> dict[str, Any]:
