@@ -23,7 +23,7 @@ from slmkit.backends._torch import quantise
 from slmkit.backends._torch.spool import Spool
 from slmkit.errors import AssetError
 
-PIECE = 1 << 23  # numbers quantised at once: 16 MB of bfloat16, some 130 MB while they are quantised
+PIECE = 1 << 23  # numbers quantised at once: 16 MB of bfloat16
 RANDOM_STD = 0.02
 INDEX = "model.safetensors.index.json"
 
