@@ -46,11 +46,6 @@ def read(folder: str | Path, name: str) -> np.ndarray:
     raise unknown("tensor", name, known)
 
 
-def names(path: Path) -> list[str]:
-    """Names of the tensors in one file; `AssetError` for a file that cannot be read."""
-    return list(_header(path)[0])
-
-
 def read_file(path: Path, name: str) -> np.ndarray:
     """One tensor of one file, as `read` gives it."""
     header, start = _header(path)
@@ -59,9 +54,11 @@ def read_file(path: Path, name: str) -> np.ndarray:
     return _tensor(path, start, header[name])
 
 
-def names(folder: str | Path) -> list[str]:
-    """Names of all tensors of a model's folder."""
-    return [name for path in sorted(Path(folder).glob("*.safetensors")) for name in _header(path)[0]]
+def names(place: str | Path) -> list[str]:
+    """Names of all tensors of a model's folder, or of one file; `AssetError` for a file that cannot be read."""
+    place = Path(place)
+    paths = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+    return [name for path in paths for name in _header(path)[0]]
 
 
 def copy(folder: str | Path, rename: Callable[[str], str | None], out: Path) -> int:
