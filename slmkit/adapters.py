@@ -27,12 +27,11 @@ from slmkit.assets import ModelSource
 from slmkit.errors import AssetError, InputError, listed, unknown
 
 log = logging.getLogger(__name__)
-FACTS = "slmkit_adapter.json"
-HEAD = "head.safetensors"
+FACTS, HEAD, CARD = "slmkit_adapter.json", "head.safetensors", "README.md"
 CONFIG = "adapter_config.json"
 WEIGHTS = {"peft": "adapter_model.safetensors", "mlx": "adapters.safetensors"}
 LAYOUTS = {"bnb": "peft", "mlx": "mlx"}  # what each backend reads
-KEPT = (HEAD, "finetune.json", "README.md")  # what is copied as it is
+KEPT = (HEAD, "finetune.json", CARD)  # what is copied as it is
 TYPES = {"F32": ("float32", "<u4"), "F16": ("float16", "<u2"), "BF16": ("bfloat16", "<u2")}
 ELSEWHERE = {  # settings of PEFT that change what is computed and that mlx-lm has no word for
     "use_dora": (None, False),
