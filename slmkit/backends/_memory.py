@@ -24,7 +24,10 @@ from slmkit.errors import SlmkitError
 
 log = logging.getLogger(__name__)
 SHOWN = 5  # holders named in one warning
-RAN_OUT = ("can't allocate memory", "out of memory", "unable to allocate", "insufficient memory", "metal::malloc")
+RAN_OUT = (  # torch on a CPU and on a GPU, mlx on both; what oneDNN says when it has no room for a kernel comes last
+    "can't allocate memory", "out of memory", "unable to allocate", "insufficient memory", "metal::malloc",
+    "could not create a primitive", "could not create a memory",
+)  # fmt: skip
 
 
 @dataclass(eq=False)
@@ -99,7 +102,7 @@ def give_back(empty_cache: Callable[[], None] | None = None) -> None:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out; torch on a CPU and mlx say it in words only."""
+    """Whether an exception says that memory ran out; engines say it in words only."""
     if isinstance(error, SlmkitError):  # a refusal with the arithmetic in it, or advice already given
         return False
     words = str(error).lower()
