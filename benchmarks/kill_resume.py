@@ -10,6 +10,7 @@ place.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -97,6 +98,17 @@ def run(model: str, backend: str, kills: int, seed: int, folder: Path) -> dict[s
             return {**told, "same_to_the_bit": same, "left": left, "whole_s": round(took, 2)}
 
 
+def warm_up(backend: str, model: str) -> None:
+    """Import what every child needs. mlx must not compute before the fork: its threads would be missing in the child."""
+    from slmkit import assets, backends
+
+    if backend == "mlx":
+        importlib.import_module("slmkit.backends._mlx.lora")
+        backends.get(backend).count_tokens(assets.resolve(model), ["a tokenizer"])
+    else:
+        backends.get(backend).load(assets.resolve(model)).release()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
@@ -108,10 +120,8 @@ def main() -> None:
         os.environ[name] = value
     with tempfile.TemporaryDirectory() as name:
         os.environ["SLMKIT_CACHE"] = str(Path(name) / "cache")
-        from slmkit import assets, backends
-
         (Path(name) / "runs").mkdir()
-        backends.get(asked.backend).load(assets.resolve(asked.model)).release()  # imports what every child needs
+        warm_up(asked.backend, asked.model)
         print(json.dumps(run(asked.model, asked.backend, asked.kills, asked.seed, Path(name) / "runs")))
 
 
