@@ -49,7 +49,7 @@ class TorchModel(LanguageModel):
         self._weight_bytes, self._n_parameters = _count(self._model, source)
         if adapter is not None:
             self.adapter = adapter
-            self._model = training.attach(self._model, adapter, source, self._tokenizer)
+            self._model = training.attach(self._model, adapter, source, bits, self._tokenizer)
 
     def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
         from slmkit.backends._torch import packing, scoring

@@ -56,7 +56,7 @@ class MLXBackend(Backend):
         tokenizer = _tokenizer(source.folder)
         loaded = weights.load(source, bits, dtype)
         if adapter is not None:
-            lora.apply(loaded.net, Path(adapter), source, tokenizer)
+            lora.apply(loaded.net, Path(adapter), source, bits, tokenizer)
         made = model.MLXModel(source, bits, loaded, tokenizer)
         made.adapter = adapter
         return made
@@ -82,6 +82,7 @@ class MLXBackend(Backend):
         """Train an adapter in mlx-lm's layout and a head; see `Backend.train_lora`."""
         self._check(source, bits)
         shared.check_training(texts, y, n_classes, config)
+        _checks.check_whole_bits(bits, config)
         import mlx.core as mx
 
         from slmkit.backends._mlx import lora
@@ -113,6 +114,7 @@ class MLXBackend(Backend):
         """Train an adapter on answers in mlx-lm's layout; see `Backend.train_completion`."""
         self._check(source, bits)
         completions.check(prompts, answers, config)
+        _checks.check_whole_bits(bits, config)
         import mlx.core as mx
 
         from slmkit.backends._mlx import lora

@@ -1,4 +1,5 @@
-"""Trains and applies LoRA adapters in mlx-lm's file layout: for labels with a head on the last token, or for answers.
+"""Trains and applies LoRA adapters in mlx-lm's file layout, or trains the weights themselves: for labels with a head on
+the last token, or for answers.
 
 Logits over the vocabulary are computed where an answer's token is predicted and nowhere else; for labels not at all.
 """
@@ -23,6 +24,7 @@ from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _shared as shared
+from slmkit.backends._mlx import whole
 from slmkit.backends._mlx.model import head_of, hidden_size, pool, vocabulary
 from slmkit.backends._mlx.phi3 import border_of, read_as
 from slmkit.backends.base import LoRAConfig, Progress
@@ -60,6 +62,8 @@ class Answerer(nn.Module):
     def __init__(self, net: nn.Module, pairs: Sequence[shared.Pair]) -> None:
         super().__init__()
         self.net, self._own_head, self._pairs = net, head_of(net), tuple(pairs)
+        names = [name for name, _ in tree_flatten(net.trainable_parameters())]
+        self._head_is_trained = any(".layers." not in name and "norm" not in name for name in names)
 
     def loss(self, tokens: mx.array, some: np.ndarray, batch: np.ndarray) -> mx.array:
         """Share of some rows (B, T) in the mean cross-entropy over the answers' tokens of a batch.
@@ -74,7 +78,9 @@ class Answerer(nn.Module):
         total = mx.array(0.0)
         for first in range(0, len(spots), at_once):
             part = wanted[first : first + at_once]
-            total = total + mx.checkpoint(partial(self._chunk, part))(states[first : first + at_once])
+            chunk = partial(self._chunk, part)  # a checkpoint passes no gradient to the head's own weights
+            once = chunk if self._head_is_trained else mx.checkpoint(chunk)
+            total = total + once(states[first : first + at_once])
         return total / self.count(batch)
 
     def _chunk(self, wanted: mx.array, states: mx.array) -> mx.array:
@@ -98,8 +104,8 @@ def train(
     out: Path,
     callback: Progress | None,
 ) -> list[dict[str, float]]:
-    """Train adapter and head on token rows and write both; see `Backend.train_lora`."""
-    parameters = add_lora(net, config)
+    """Train adapter (or weights) and head on token rows and write both; see `Backend.train_lora`."""
+    parameters = _prepared(net, config, head=False)
     classifier = Classifier(net, n_classes, config.seed, y, [len(row) for row in rows])
     history = _fit(classifier, rows, parameters, config, source, bits, out, callback)
     head = {"weight": classifier.head.weight, "bias": classifier.head.bias}
@@ -117,26 +123,37 @@ def train_completion(
     out: Path,
     callback: Progress | None,
 ) -> list[dict[str, float]]:
-    """Train an adapter on answers and write it; see `Backend.train_completion`."""
-    parameters = add_lora(net, config)
+    """Train an adapter or the weights on answers and write them; see `Backend.train_completion`."""
+    parameters = _prepared(net, config, head=True)
     return _fit(Answerer(net, pairs), [p.read for p in pairs], parameters, config, source, bits, out, callback)
+
+
+def _prepared(net: nn.Module, config: LoRAConfig, *, head: bool) -> dict[str, Any] | None:
+    """Put LoRA in place and return mlx-lm's settings for it, or open the weights themselves and return None."""
+    if config.trains == "weights":
+        return whole.open_up(net, config, head=head)
+    return add_lora(net, config)
 
 
 def _fit(
     learner: Classifier | Answerer,
     rows: Sequence[Sequence[int]],
-    parameters: dict[str, Any],
+    parameters: dict[str, Any] | None,
     config: LoRAConfig,
     source: ModelSource,
     bits: int,
     out: Path,
     callback: Progress | None,
 ) -> list[dict[str, float]]:
-    """Run the training and write the adapter; `SlmkitError` when it did not move (LoRA does not reach its layers)."""
+    """Run the training and write what was trained; `SlmkitError` when it did not move (it does not reach its layers)."""
+    before = whole.glimpse(learner.net) if parameters is None else {}
     optimiser = optim.AdamW(learning_rate=config.learning_rate, weight_decay=0.0, bias_correction=True)
     under_way = _memory.Training(source.name, "mlx", bits, lambda: _held_bytes(learner, optimiser))
     history = _run(learner, optimiser, rows, config, callback)
     del under_way
+    if parameters is None:
+        whole.save(learner.net, out, before, source)
+        return history
     weights = dict(tree_flatten(learner.net.trainable_parameters()))
     if not any(bool(mx.any(array != 0)) for name, array in weights.items() if name.endswith("lora_b")):
         raise SlmkitError(f"training of {source.name} moved no adapter weight; mlx-lm cannot tune it")
@@ -198,8 +215,8 @@ def _run(
     return history.entries
 
 
-def apply(net: nn.Module, folder: Path, source: ModelSource, tokenizer: Any) -> None:
-    """Put a trained adapter on a loaded model.
+def apply(net: nn.Module, folder: Path, source: ModelSource, bits: int, tokenizer: Any) -> None:
+    """Put a trained adapter on a loaded model, or trained weights in it.
 
     Raises
     ------
@@ -209,6 +226,8 @@ def apply(net: nn.Module, folder: Path, source: ModelSource, tokenizer: Any) -> 
         Files missing or unreadable, or trained on another model or chat template.
     """
     _checks.check_adapter(folder, source, "mlx", tokenizer)
+    if _checks.holds_weights(folder):
+        return whole.restore(net, folder, source, bits)
     _checks.check_adapter_files(folder, ("adapter_config.json", "adapters.safetensors"))
     try:
         facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import nn
 
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import prefix, scoring, traits
 from slmkit.backends.base import LoRAConfig, Progress
+from slmkit.errors import InputError
 
 LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together; a place of a large vocabulary has 256,000
 
@@ -82,7 +82,8 @@ class Answers:
             states.requires_grad_(True)
             logits = scoring.logits_of(self.head, self.config, states)  # (n, V)
             loss = nn.functional.cross_entropy(logits, wanted, reduction="sum") / self.count(batch)
-            slopes += torch.autograd.grad(loss, states)
+            loss.backward()  # to the states, and to the head where it is trained too
+            slopes.append(torch.as_tensor(states.grad))
             total += loss.item()
         picked.backward(torch.cat(slopes))
         return total
@@ -93,12 +94,20 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
     return max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
 
 
+def last_of(model: nn.Module, last_blocks: int) -> list[nn.Module]:
+    """The last blocks of a model; `InputError` for more than it has."""
+    blocks = blocks_of(model)
+    if not 1 <= last_blocks <= len(blocks):
+        raise InputError(f"last_blocks must be between 1 and {len(blocks)} for this model; got {last_blocks}")
+    return list(blocks)[-last_blocks:]
+
+
 class Loop:
     """One training: masters in float32, gradients added up over micro-batches, one-cycle learning rate."""
 
     def __init__(
         self,
-        model: PeftModel,
+        model: nn.Module,
         objective: Objective,
         rows: Sequence[Sequence[int]],
         pad_id: int,
@@ -106,10 +115,10 @@ class Loop:
         where: torch.device,
     ) -> None:
         self.model, self.objective, self.rows = model, objective, [list(row) for row in rows]
-        self.body = scoring.body_of(model.base_model.model)
+        self.body = scoring.body_of(model)
         self.pad_id, self.config, self.where = pad_id, config, where
         self.border = traits.rope_border(self.body.config)
-        self.lora = [p for n, p in model.named_parameters() if "lora_" in n and p.requires_grad]
+        self.lora = [p for p in model.parameters() if p.requires_grad]
         self.masters = [p.detach().float().clone().requires_grad_(True) for p in self.lora]
         trained = [*self.masters, *objective.parameters()]
         self.optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.01)

@@ -1,4 +1,5 @@
-"""LoRA on the blocks' linear layers: for labels with a head on the last token's hidden state, or for answers.
+"""Tunes by LoRA on the blocks' linear layers or by training weights: for labels with a head on the last token's hidden
+state, or for answers.
 
 Weights are loaded anew for training (a model that has scored may hold buffers that no gradient passes), batches hold
 rows of like length, and blocks below the first trained one run once, not in every epoch.
@@ -23,14 +24,16 @@ from slmkit.backends import _checks, _memory
 from slmkit.backends import _completions as completions
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
-from slmkit.backends._torch import loading, loop
+from slmkit.backends._torch import loading, loop, whole
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import AssetError, InputError, SlmkitError
 
 
-def attach(model: nn.Module, adapter: Path, source: ModelSource, tokenizer: Any) -> nn.Module:
-    """The model with a saved adapter in place; `AssetError` names what does not fit."""
+def attach(model: nn.Module, adapter: Path, source: ModelSource, bits: int, tokenizer: Any) -> nn.Module:
+    """The model with a saved adapter or saved weights in place; `AssetError` names what does not fit."""
     _checks.check_adapter(adapter, source, "bnb", tokenizer)
+    if _checks.holds_weights(adapter):
+        return whole.restore(model, adapter, source, bits)
     wrapped = with_adapter(model, adapter, source)
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     for name, parameter in wrapped.named_parameters():
@@ -65,9 +68,9 @@ def train(
     out: Path,
     callback: Progress | None,
 ) -> list[dict[str, float]]:
-    """Train and write adapter and head to `out`; see `Backend.train_lora`."""
+    """Train and write adapter (or weights) and head to `out`; see `Backend.train_lora`."""
     shared.check_training(texts, y, n_classes, config)
-    opened = _open(source, bits, config)
+    opened = _open(source, bits, config, head=False)
     head = nn.Linear(opened.model.config.hidden_size, n_classes).to(opened.where)  # float32
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
@@ -88,10 +91,10 @@ def train_completion(
     out: Path,
     callback: Progress | None,
 ) -> list[dict[str, float]]:
-    """Train on answers and write the adapter to `out`; see `Backend.train_completion`."""
+    """Train on answers and write the adapter or the weights to `out`; see `Backend.train_completion`."""
     completions.check(prompts, answers, config)
-    opened = _open(source, bits, config)
-    base = opened.model.base_model.model
+    opened = _open(source, bits, config, head=True)
+    base: Any = opened.model
     pairs = completions.training_pairs(
         opened.tokenizer,
         prompts,
@@ -105,11 +108,12 @@ def train_completion(
 
 @dataclass(frozen=True)
 class _Opened:
-    """Weights loaded for one training, LoRA in place."""
+    """Weights loaded for one training, LoRA in place (`wrapped` around the model) or the weights themselves opened."""
 
     source: ModelSource
     bits: int
-    model: PeftModel
+    model: Any
+    wrapped: PeftModel | None
     tokenizer: Any
     where: torch.device
 
@@ -119,14 +123,19 @@ class _Opened:
         return getattr(self.model.config, "max_position_embeddings", None)
 
 
-def _open(source: ModelSource, bits: int, config: LoRAConfig) -> _Opened:
+def _open(source: ModelSource, bits: int, config: LoRAConfig, *, head: bool) -> _Opened:
+    _checks.check_whole_bits(bits, config)
     torch.manual_seed(config.seed)
     where = devices.pick_device()
     dtype = devices.choose_dtype(None, where)
     loading.check_architecture(source)
     tokenizer = loading.load_tokenizer(source)
-    model = _with_lora(loading.load_module(source, bits, dtype, where), config, dtype)
-    return _Opened(source, bits, model, tokenizer, where)
+    model, wrapped = loading.load_module(source, bits, dtype, where), None
+    if config.trains == "weights":
+        whole.open_up(model, config, head=head)
+    else:
+        wrapped = _with_lora(model, config, dtype)
+    return _Opened(source, bits, model, wrapped, tokenizer, where)
 
 
 def _fit(
@@ -138,11 +147,15 @@ def _fit(
     callback: Progress | None,
 ) -> list[dict[str, float]]:
     training = loop.Loop(opened.model, objective, rows, opened.tokenizer.pad_token_id, config, opened.where)
+    before = whole.glimpse(opened.model) if opened.wrapped is None else {}
     under_way = _memory.Training(opened.source.name, "bnb", opened.bits, training.held_bytes)
     history = training.run(callback)
     del under_way
-    _check_moved(opened.model)
-    opened.model.save_pretrained(str(out), safe_serialization=True)
+    if opened.wrapped is None:
+        whole.save(opened.model, out, before)
+    else:
+        _check_moved(opened.wrapped)
+        opened.wrapped.save_pretrained(str(out), safe_serialization=True)
     _checks.write_adapter_facts(out, opened.source, "bnb", opened.bits, opened.tokenizer)
     return history
 
@@ -154,8 +167,7 @@ def _with_lora(model: nn.Module, config: LoRAConfig, dtype: torch.dtype) -> Peft
     n_blocks = len(loop.blocks_of(model))
     chosen = None
     if config.last_blocks is not None:
-        if not 1 <= config.last_blocks <= n_blocks:
-            raise InputError(f"last_blocks must be between 1 and {n_blocks} for this model; got {config.last_blocks}")
+        loop.last_of(model, config.last_blocks)
         chosen = list(range(n_blocks - config.last_blocks, n_blocks))
     lora = LoraConfig(
         r=config.rank,
