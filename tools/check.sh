@@ -25,7 +25,7 @@ step tools.build_environment --check
 if [ "${1:-}" != lint ]; then
   bash tools/ensure_browser.sh
   # shellcheck disable=SC2086 # PYTEST_ARGS is a list of words
-  step pytest --durations=10 ${PYTEST_ARGS:-}
+  step pytest -n 2 --dist loadgroup --durations=10 ${PYTEST_ARGS:-}
 fi
 if [ "${#failed[@]}" != 0 ]; then
   echo "failed: $(printf '%s; ' "${failed[@]}")" >&2

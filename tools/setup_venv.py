@@ -69,7 +69,7 @@ def install(venv: Path, extras: set[str]) -> None:
 def main() -> None:
     """Bring the environment up to date with the extras asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("extras", nargs="+", help="extras of pyproject.toml: bnb mlx notebooks dev")
+    parser.add_argument("extras", nargs="+", help="extras of pyproject.toml: bnb mlx notebooks dev search")
     wanted = set(parser.parse_args().extras)
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
         sys.exit(
