@@ -5,7 +5,6 @@ Each is one class; `METHODS` lists them by the name that `slmkit study --methods
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,13 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
-from slmkit import assets, backends, estimate, prompts
-from slmkit.assets import ModelSource
-from slmkit.backends.base import LoRAConfig
+from slmkit import prompts
 from slmkit.errors import InputError, unknown
-from slmkit.estimator import ModelClassifier, TextClassifier, read_saved
+from slmkit.estimator import SLM, ModelClassifier, TextClassifier, read_saved
 from slmkit.floor import FloorClassifier, as_softmax
+from slmkit.lora import LoRAClassifier
 
 CALIBRATION_ROWS = 64
-SLM = "smollm2-135m-instruct"
 
 
 class EmbeddingClassifier(ModelClassifier):
@@ -181,135 +178,6 @@ class PromptClassifier(ModelClassifier):
         words = tuple(facts["words"])
         self._prompting = prompts.Prompting(self.instruction or "Classify the text.", words, self.noun, examples)
         self._shift = arrays["shift"]
-
-
-class LoRAClassifier(ModelClassifier):
-    """A decoder with a classification head on its last token, tuned by LoRA (at 4 bits: QLoRA).
-
-    Hu et al. 2021, arXiv 2106.09685; Dettmers et al. 2023, arXiv 2305.14314. The text is read as it is, without a chat
-    template, in training and in use alike.
-
-    Parameters
-    ----------
-    model : str
-        A decoder.
-    bits : {16, 8, 4}
-        How the frozen weights are stored while the adapter is trained and used.
-    backend : str or None
-    epochs, rank, alpha, learning_rate, batch_size, last_blocks, max_length, max_batch_tokens, seed
-        See `slmkit.backends.base.LoRAConfig`.
-    """
-
-    method = "lora"
-    needs = "decoder"
-    trains_weights = True
-
-    def __init__(
-        self,
-        model: str = SLM,
-        bits: int = 16,
-        backend: str | None = None,
-        epochs: float = 3,
-        rank: int = 16,
-        alpha: int = 32,
-        learning_rate: float = 5e-4,
-        batch_size: int = 16,
-        last_blocks: int | None = None,
-        max_length: int = 256,
-        max_batch_tokens: int = 512,
-        seed: int = 0,
-    ) -> None:
-        self.model = model
-        self.bits = bits
-        self.backend = backend
-        self.epochs = epochs
-        self.rank = rank
-        self.alpha = alpha
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.last_blocks = last_blocks
-        self.max_length = max_length
-        self.max_batch_tokens = max_batch_tokens
-        self.seed = seed
-
-    def _fit(self, texts: list[str], codes: np.ndarray) -> None:
-        self.release()
-        source = assets.resolve(self.model)
-        engine = backends.engine_for(source, self.backend)
-        own = self.get_params()
-        self._check_fits(source, max(map(len, texts), default=0))
-        config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
-        with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
-            self.history_ = engine.train_lora(
-                backends.prepare(source),
-                texts,
-                codes,
-                n_classes=len(self.classes_),
-                bits=self.bits,
-                config=config,
-                out=Path(folder),
-                callback=self.progress,
-            )
-            self._take(Path(folder))
-        self.revision_ = source.revision
-
-    def _check_fits(self, source: ModelSource, longest: int) -> None:
-        """Refuse a training that the memory does not suffice for; no text has more than `longest` tokens."""
-        row = min(self.max_length, longest)
-        estimate.check_fits(
-            source,
-            self.bits,
-            training=True,
-            batch_tokens=self.max_batch_tokens,
-            seq=row if row > self.max_batch_tokens else None,
-            last_blocks=self.last_blocks,
-            rank=self.rank,
-            backend=self.backend,
-        )
-
-    def _proba(self, texts: list[str]) -> np.ndarray:
-        vectors = self._language_model().embed(texts, pooling="last", max_length=self.max_length)
-        return softmax(vectors.astype(np.float64) @ self._weight.T + self._bias, axis=1)
-
-    def _language_model(self, adapter: Path | None = None) -> Any:
-        if "_loaded" in self.__dict__:
-            return self._loaded
-        with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
-            self._put(Path(folder))
-            return super()._language_model(Path(folder))
-
-    def _adapter_bytes(self) -> int | None:
-        return sum(map(len, self._files.values()))
-
-    def _own_bytes(self) -> int:
-        return self._adapter_bytes() or 0
-
-    def _take(self, folder: Path) -> None:
-        from safetensors.numpy import load_file
-
-        head = load_file(folder / "head.safetensors")
-        self._weight, self._bias = head["weight"], head["bias"]
-        wanted = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors")]
-        self._files = {p.name: p.read_bytes() for p in wanted}
-
-    def _put(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        for name, content in self._files.items():
-            (folder / name).write_bytes(content)
-
-    def _write(self, folder: Path) -> None:
-        super()._write(folder)
-        self._put(folder / "adapter")
-
-    def _read(self, folder: Path, values: Mapping[str, Any]) -> None:
-        super()._read(folder, values)
-        self._take(folder / "adapter")
-
-    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        return {"history": getattr(self, "history_", [])}, {}
-
-    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.history_ = facts["history"]
 
 
 METHODS: dict[str, type[TextClassifier]] = {

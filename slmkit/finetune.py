@@ -19,45 +19,15 @@ from typing import Any
 import pandas as pd
 
 import slmkit
-from slmkit import assets, backends, dialogues, estimate, files, splits
+from slmkit import assets, backends, dialogues, estimate, files, splits, ways
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress
 from slmkit.dialogues import Dialogue
-from slmkit.errors import InputError, unknown
+from slmkit.errors import InputError
 
 log = logging.getLogger(__name__)
 FILE = "finetune.json"
 SHIPPED = "domain_dialogues"
-LAST_BLOCKS = 8
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to tune.
-
-    Attributes
-    ----------
-    bits : tuple of int
-        What it takes, the first of them by default.
-    learning_rate : float
-        Its peak where nobody says: weights themselves bear smaller steps than a LoRA pair that begins at zero.
-    blocks : {"all", "last", "either"}
-        Which blocks it trains; with "either" a number of last blocks may be given.
-    trains : {"adapter", "weights"}
-    """
-
-    bits: tuple[int, ...]
-    learning_rate: float = 5e-4
-    blocks: str = "all"
-    trains: str = "adapter"
-
-
-METHODS = {
-    "lora": Method((16,)),
-    "qlora": Method((4, 8)),
-    "last-k": Method((16, 8, 4), blocks="last"),
-    "full": Method((16,), learning_rate=1e-4, blocks="either", trains="weights"),
-}
 
 
 @dataclass(frozen=True)
@@ -161,24 +131,25 @@ def finetune(
     """
     folder = _new_folder(Path(out))
     source = assets.resolve(model)
-    bits, last_blocks = _choose(method, bits, last_blocks, source)
+    way = ways.get(method)
+    bits, last_blocks = ways.choose(method, bits, last_blocks, source, writes=True)
     split = _split(data, seed, train, test_share)
     learned, held_out = (_answers(part) for part in (split.train, split.test))
     config = LoRAConfig(
         rank=rank,
         alpha=alpha,
         epochs=epochs,
-        learning_rate=METHODS[method].learning_rate if learning_rate is None else learning_rate,
+        learning_rate=way.learning_rate if learning_rate is None else learning_rate,
         batch_size=batch_size,
         last_blocks=last_blocks,
         max_length=max_length,
         max_batch_tokens=max_batch_tokens,
         seed=seed,
-        trains=METHODS[method].trains,
+        trains=way.trains,
     )
     width = max(max_batch_tokens, max_length)  # a row beyond the budget is a batch of its own
     needs: dict[str, Any] = {"batch_tokens": width, "last_blocks": last_blocks, "rank": rank, "backend": backend}
-    estimate.check_fits(source, bits, training=True, full=config.trains == "weights", **needs)
+    estimate.check_fits(source, bits, training=True, full=way.trains == "weights", **needs)
     engine, source = backends.engine_for(source, backend), backends.prepare(source)
     asked = [engine.dialogue_prompts(source, [turns for turns, _ in part]) for part in (learned, held_out)]
     answers = [[answer for _, answer in part] for part in (learned, held_out)]
@@ -203,33 +174,6 @@ def _new_folder(out: Path) -> Path:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"out must be a new or an empty folder; {out} exists. Choose another one or remove it")
     return out
-
-
-def _choose(method: str, bits: int | None, last_blocks: int | None, source: ModelSource) -> tuple[int, int | None]:
-    """Bits and number of trained blocks (None for all) of a method, checked together."""
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    way, problems = METHODS[method], []
-    if source.kind != "decoder":
-        problems.append(f"a decoder is needed to write answers; {source.name!r} is an encoder")
-    if bits is not None and bits not in way.bits:
-        allowed = " or ".join(map(str, way.bits))
-        other = next(
-            name for name, m in METHODS.items() if name != method and (bits in m.bits or bits not in (4, 8, 16))
-        )
-        problems.append(f"method {method!r} takes bits {allowed}; got {bits!r} (method {other!r} takes other ones)")
-    if last_blocks is not None and (way.blocks == "all" or last_blocks < 1):
-        need = "go with methods 'last-k' and 'full' only" if way.blocks == "all" else "be at least 1"
-        problems.append(f"last_blocks must {need}; got {last_blocks!r} with method {method!r}")
-    kept = source.stored.bits if source.stored else None
-    if kept is not None and kept not in way.bits:
-        why = "it changes the weights themselves" if way.trains == "weights" else "it takes 16 bits only"
-        problems.append(f"method {method!r} cannot tune {source.name}, which is stored in {kept} bits: {why}")
-    if problems:
-        raise InputError("; ".join(problems))
-    if way.blocks == "last" and last_blocks is None:
-        last_blocks = min(LAST_BLOCKS, max(1, estimate.network_of(source).layers // 2))
-    return bits or (kept if kept in way.bits else way.bits[0]), last_blocks
 
 
 def _split(data: Any, seed: int, train: int | None, test_share: float) -> splits.Split:

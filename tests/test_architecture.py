@@ -21,8 +21,8 @@ LIBRARY = ROOT / "slmkit"
 FLOORS = {
     3: "__main__ data_commands model_commands fit_commands tune_command console report report_tables cards study plan "
     "arguments folder evaluate bulk",
-    2: "estimator floor classify finetune tuning cascade runs configurations pairs bitcosts bit_plots plots fit_plots "
-    "score_plots verdict datasheets workshop",
+    2: "estimator floor lora ways classify finetune tuning cascade runs configurations pairs bitcosts bit_plots plots "
+    "fit_plots score_plots verdict datasheets workshop",
     1: "backends tasks shapes footprint energy estimate jobs doctor ledger prequantise",
     0: "catalog architectures files hub stored assets data dialogues alike stratify splits splitfile leaks labels "
     "columns excel tables tensors parquet partfile licences places pieces sources fetch prompts metrics text errors",

@@ -15,12 +15,11 @@ from typing import Any
 
 from slmkit import assets, files
 from slmkit.assets import ModelSource
-from slmkit.backends.base import LoRAConfig
+from slmkit.backends.base import TRAINED, LoRAConfig
 from slmkit.errors import AssetError, InputError, listed
 
 log = logging.getLogger(__name__)
 FACTS = "slmkit_adapter.json"
-WEIGHTS = "trained.safetensors"  # beside the facts where weights were trained instead of an adapter
 SHOWN = 300  # characters of an engine's own message
 _TOLD: weakref.WeakSet[Any] = weakref.WeakSet()  # tokenizers of models whose cut texts were spoken of
 _ROWS: weakref.WeakKeyDictionary[Any, int] = (
@@ -124,8 +123,8 @@ def write_adapter_facts(out: Path, source: ModelSource, backend: str, bits: int,
     """Write down beside an adapter what it was trained on."""
     facts = {"backend": backend, "model": source.name, "revision": source.revision, "bits": bits}
     facts |= {"template_sha256": template_sha256(tokenizer)}
-    if (out / WEIGHTS).is_file():
-        facts |= {"weights_sha256": files.sha256_of(out / WEIGHTS)}
+    if (out / TRAINED).is_file():
+        facts |= {"weights_sha256": files.sha256_of(out / TRAINED)}
     (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -157,7 +156,7 @@ def check_adapter(folder: Path, source: ModelSource, backend: str, tokenizer: An
 
 def holds_weights(folder: Path) -> bool:
     """Whether a folder holds trained weights instead of an adapter."""
-    return (folder / WEIGHTS).is_file()
+    return (folder / TRAINED).is_file()
 
 
 def check_weights(folder: Path, source: ModelSource, bits: int) -> None:
@@ -167,14 +166,14 @@ def check_weights(folder: Path, source: ModelSource, bits: int) -> None:
             f"the weights in {folder} were trained as a whole and take the place of {source.name}'s own: bits must be "
             f"16; got {bits}. Merge them into a model first, then quantise that"
         )
-    assets.check_safetensors(folder / WEIGHTS)
+    assets.check_safetensors(folder / TRAINED)
     known = assets.read_json(folder / FACTS).get("weights_sha256")
-    if known != files.sha256_of(folder / WEIGHTS):
-        raise AssetError(f"{folder / WEIGHTS} was altered (its SHA-256 is not the one written): {assets.AGAIN}")
+    if known != files.sha256_of(folder / TRAINED):
+        raise AssetError(f"{folder / TRAINED} was altered (its SHA-256 is not the one written): {assets.AGAIN}")
 
 
 def check_whole_bits(bits: int, config: LoRAConfig) -> None:
-    """Refuse to train weights that are stored in few bits: a step is smaller than the gap between two of their values."""
+    """Refuse to train weights stored in few bits: a step is smaller than the gap between two of their values."""
     if config.trains == "weights" and bits != 16:
         raise InputError(f"full training changes the weights themselves, which needs 16 bits; got {bits}")
 
@@ -183,7 +182,9 @@ def check_counterparts(found: Mapping[str, Sequence[int]], own: Mapping[str, Seq
     """Refuse trained weights (names and shapes) that a model's own are no counterpart of."""
     strange = sorted(name for name, shape in found.items() if list(own.get(name, ())) != list(shape))
     if strange:
-        raise AssetError(f"{misfit}: {len(strange)} of its {len(found)} weights have no counterpart, {strange[0]} first")
+        raise AssetError(
+            f"{misfit}: {len(strange)} of its {len(found)} weights have no counterpart, {strange[0]} first"
+        )
 
 
 def check_adapter_files(folder: Path, names: Sequence[str]) -> None:

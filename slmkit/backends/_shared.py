@@ -20,7 +20,7 @@ from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import InputError
 
 POOLINGS = ("mean", "last")
-TRAINED = ("adapter", "weights")
+TRAINS = ("adapter", "weights")
 REPORT_EVERY_S = 0.25
 POOL_OF_BATCHES = 50
 
@@ -55,8 +55,8 @@ def config_problems(config: LoRAConfig) -> list[str]:
     """What is wrong with the settings of a training, in words."""
     names = ("rank", "alpha", "epochs", "learning_rate", "batch_size", "max_length", "max_batch_tokens")
     wrong = [f"{n} must be above 0; got {getattr(config, n)!r}" for n in names if not getattr(config, n) > 0]
-    if config.trains not in TRAINED:
-        wrong.append(f"trains must be one of {', '.join(TRAINED)}; got {config.trains!r}")
+    if config.trains not in TRAINS:
+        wrong.append(f"trains must be one of {', '.join(TRAINS)}; got {config.trains!r}")
     if config.last_blocks is not None and config.last_blocks < 1:
         wrong.append(f"last_blocks must be at least 1, or None for all; got {config.last_blocks!r}")
     return wrong

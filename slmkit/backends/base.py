@@ -24,6 +24,7 @@ from slmkit.errors import InputError
 
 log = logging.getLogger(__name__)
 BITS = (4, 8, 16)
+TRAINED = "trained.safetensors"  # in an adapter's folder: weights that take the place of the model's own
 
 
 @dataclass(frozen=True)
@@ -306,12 +307,12 @@ class Backend(ABC):
         out: Path,
         callback: Progress | None = None,
     ) -> list[dict[str, float]]:
-        """Train an adapter (or the weights, `config.trains`) and a classification head on the last token's hidden state.
+        """Train an adapter (or weights, `config.trains`) and a classification head on the last token's hidden state.
 
         Loads weights of its own (a model that has scored may no longer be trainable) and leaves in `out` the adapter's
-        files and `head.safetensors` with float32 `weight` (n_classes, hidden) and `bias` (n_classes,), so that
-        `softmax(load(..., adapter=out).embed(texts, pooling="last", max_length=...) @ weight.T + bias)` are the
-        probabilities on every backend.
+        files (or the weights) and `head.safetensors` with float32 `weight` (n_classes, hidden) and `bias` (n_classes,),
+        so that `softmax(load(..., adapter=out).embed(texts, pooling="last", max_length=...) @ weight.T + bias)` are
+        the probabilities on every backend; of an encoder with pooling "mean".
 
         Parameters
         ----------

@@ -261,7 +261,7 @@ class BnbBackend(Backend):
     ) -> list[dict[str, float]]:
         from slmkit.backends._torch import device, training
 
-        _check_trainable(source, bits)
+        stored.check(source.stored, source.name, check_bits(bits), self.name)
         with _memory.given_back(lambda: device.empty_cache(device.pick_device())):
             return training.train(
                 source, texts, y, n_classes=n_classes, bits=bits, config=config, out=out, callback=callback
@@ -291,16 +291,12 @@ class BnbBackend(Backend):
     ) -> list[dict[str, float]]:
         from slmkit.backends._torch import device, training
 
-        _check_trainable(source, bits)
+        stored.check(source.stored, source.name, check_bits(bits), self.name)
+        if source.kind != "decoder":
+            raise InputError(f"model {source.name!r} is an encoder; a decoder is needed to write answers")
         how: dict[str, Any] = {"bits": bits, "config": config, "out": out, "callback": callback}
         with _memory.given_back(lambda: device.empty_cache(device.pick_device())):
             return training.train_completion(source, prompts, answers, **how)
-
-
-def _check_trainable(source: ModelSource, bits: int) -> None:
-    stored.check(source.stored, source.name, check_bits(bits), "bnb")
-    if source.kind != "decoder":
-        raise InputError(f"model {source.name!r} is an encoder; LoRA needs a decoder")
 
 
 @lru_cache(maxsize=1)

@@ -131,7 +131,8 @@ def train_completion(
 def _prepared(net: nn.Module, config: LoRAConfig, *, head: bool) -> dict[str, Any] | None:
     """Put LoRA in place and return mlx-lm's settings for it, or open the weights themselves and return None."""
     if config.trains == "weights":
-        return whole.open_up(net, config, head=head)
+        whole.open_up(net, config, head=head)
+        return None
     return add_lora(net, config)
 
 
@@ -145,7 +146,7 @@ def _fit(
     out: Path,
     callback: Progress | None,
 ) -> list[dict[str, float]]:
-    """Run the training and write what was trained; `SlmkitError` when it did not move (it does not reach its layers)."""
+    """Run the training and write what was trained; `SlmkitError` when it did not move (no gradient reaches it)."""
     before = whole.glimpse(learner.net) if parameters is None else {}
     optimiser = optim.AdamW(learning_rate=config.learning_rate, weight_decay=0.0, bias_correction=True)
     under_way = _memory.Training(source.name, "mlx", bits, lambda: _held_bytes(learner, optimiser))

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 from mlx.utils import tree_flatten, tree_map
 
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks
-from slmkit.backends.base import LoRAConfig
+from slmkit.backends.base import TRAINED, LoRAConfig
 from slmkit.errors import AssetError, InputError, SlmkitError
 
 
@@ -54,14 +53,14 @@ def save(net: Any, out: Path, before: dict[str, float], source: ModelSource) -> 
     if len(still) > len(now) // 2:
         raise SlmkitError(f"training of {source.name} moved none of {len(still)} weights ({still[0]})")
     kept = {name: array.astype(mx.bfloat16) for name, array in tree_flatten(net.trainable_parameters())}
-    mx.save_safetensors(str(out / _checks.WEIGHTS), kept, {"format": "mlx"})
+    mx.save_safetensors(str(out / TRAINED), kept, {"format": "mlx"})
 
 
 def restore(net: Any, folder: Path, source: ModelSource, bits: int) -> None:
     """Put saved weights in the place of a model's own; `InputError` or `AssetError` says what does not fit."""
     _checks.check_weights(folder, source, bits)
     try:
-        found = dict(mx.load(str(folder / _checks.WEIGHTS)))
+        found = dict(mx.load(str(folder / TRAINED)))
     except (RuntimeError, ValueError, OSError) as error:
         raise AssetError(f"the weights in {folder} cannot be read: {error}") from error
     own = dict(tree_flatten(net.parameters()))

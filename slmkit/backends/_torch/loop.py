@@ -41,18 +41,44 @@ class LastToken:
     def __init__(self, head: nn.Linear, y: torch.Tensor, lengths: Sequence[int]) -> None:
         self.head, self.y, self.lengths = head, y.to(head.weight.device), np.asarray(lengths)
 
+    @property
+    def scale(self) -> float:
+        """What the vectors that the head was trained on are, as a multiple of those that `embed` gives."""
+        return 1.0
+
     def parameters(self) -> list[nn.Parameter]:
         return list(self.head.parameters())
 
     def count(self, batch: np.ndarray) -> int:
         return int(self.lengths[batch].sum())
 
+    def vectors(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """What the head reads of each row: float32, (B, H)."""
+        return hidden[torch.arange(len(rows)), torch.as_tensor(self.lengths[rows] - 1)].float()
+
     def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
-        last = hidden[torch.arange(len(rows)), torch.as_tensor(self.lengths[rows] - 1)]  # (B, H)
-        logits = self.head(last.float())
+        logits = self.head(self.vectors(hidden, rows))
         loss = nn.functional.cross_entropy(logits, self.y[rows], reduction="sum") / len(batch)
         loss.backward()
         return loss.item()
+
+
+class MeanToken(LastToken):
+    """The same on the mean over a row's tokens, as `scoring.embed` gives it for an encoder: of length one.
+
+    The head is trained on that vector at the length hidden states commonly have, for from one of length one it learns
+    slowly; its weights are scaled when they are written.
+    """
+
+    @property
+    def scale(self) -> float:
+        return float(self.head.in_features**0.5)
+
+    def vectors(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        lengths = torch.as_tensor(self.lengths[rows], device=hidden.device)[:, None]
+        mask = torch.arange(hidden.shape[1], device=hidden.device) < lengths  # (B, T)
+        mean = (hidden.float() * mask.unsqueeze(-1)).sum(1) / lengths
+        return self.scale * nn.functional.normalize(mean, dim=1)
 
 
 class Answers:
@@ -107,7 +133,7 @@ class Loop:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         objective: Objective,
         rows: Sequence[Sequence[int]],
         pad_id: int,
@@ -118,6 +144,7 @@ class Loop:
         self.body = scoring.body_of(model)
         self.pad_id, self.config, self.where = pad_id, config, where
         self.border = traits.rope_border(self.body.config)
+        self.no_cache = {"use_cache": False} if model.get_output_embeddings() is not None else {}  # encoders have none
         self.lora = [p for p in model.parameters() if p.requires_grad]
         self.masters = [p.detach().float().clone().requires_grad_(True) for p in self.lora]
         trained = [*self.masters, *objective.parameters()]
@@ -152,7 +179,7 @@ class Loop:
                 given = {"input_ids": ids}
             else:
                 given = {"inputs_embeds": nn.utils.rnn.pad_sequence([self.states[i] for i in rows], batch_first=True)}
-            hidden = self.body(**given, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, H)
+            hidden = self.body(**given, attention_mask=mask, **self.no_cache).last_hidden_state  # (B, T, H)
             total += self.objective.backward(hidden, rows, batch)
             self._collect()
         nn.utils.clip_grad_norm_([*self.masters, *self.objective.parameters()], 1.0)

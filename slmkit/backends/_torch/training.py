@@ -75,9 +75,11 @@ def train(
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
     rows = shared.encode(opened.tokenizer, texts, config.max_length, opened.context)
-    objective = loop.LastToken(head, torch.as_tensor(y), [len(row) for row in rows])
+    reads: type[loop.LastToken] = loop.MeanToken if source.kind == "encoder" else loop.LastToken
+    objective = reads(head, torch.as_tensor(y), [len(row) for row in rows])
     history = _fit(opened, rows, objective, config, out, callback)
-    save_file({"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}, out / "head.safetensors")
+    weight = head.weight.detach().cpu() * objective.scale
+    save_file({"weight": weight, "bias": head.bias.detach().cpu()}, out / "head.safetensors")
     return history
 
 
@@ -176,6 +178,7 @@ def _with_lora(model: nn.Module, config: LoRAConfig, dtype: torch.dtype) -> Peft
         target_modules=sorted(names),
         layers_to_transform=chosen,
         layers_pattern=_blocks_name(model) if chosen else None,
+        exclude_modules=r".*pooler.*" if hasattr(model, "pooler") else None,  # it reads no token's hidden state
     )
     model.requires_grad_(False)
     wrapped = get_peft_model(model, lora, autocast_adapter_dtype=False)

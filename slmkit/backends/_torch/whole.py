@@ -17,7 +17,7 @@ from torch import nn
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks
 from slmkit.backends._torch import loop, scoring
-from slmkit.backends.base import LoRAConfig
+from slmkit.backends.base import TRAINED, LoRAConfig
 from slmkit.errors import AssetError, SlmkitError
 
 LOOKED_AT = 4096  # numbers of each tensor that tell whether it moved
@@ -71,10 +71,12 @@ def save(model: nn.Module, out: Path, before: dict[str, torch.Tensor]) -> None:
     weights = trained(model)
     still = [name for name, parameter in weights.items() if torch.equal(_some(parameter), before[name])]
     if len(still) > len(weights) // 2:
-        raise SlmkitError(f"training left {len(still)} of {len(weights)} weights as they were ({still[0]}): no gradient "
-                          "reached them, or learning_rate is too small for 16 bits")  # fmt: skip
-    kept = {name: parameter.detach().to("cpu", _sixteen(parameter.dtype)).contiguous() for name, parameter in weights.items()}
-    save_file(kept, out / _checks.WEIGHTS)
+        raise SlmkitError(
+            f"training left {len(still)} of {len(weights)} weights as they were ({still[0]}): no gradient came, "
+            "or learning_rate is too small for 16 bits"
+        )
+    kept = {name: p.detach().to("cpu", _sixteen(p.dtype)).contiguous() for name, p in weights.items()}
+    save_file(kept, out / TRAINED)
 
 
 def _sixteen(dtype: torch.dtype) -> torch.dtype:
@@ -86,7 +88,7 @@ def restore(model: nn.Module, folder: Path, source: ModelSource, bits: int) -> n
     """The model with saved weights in the place of its own; `InputError` or `AssetError` says what does not fit."""
     _checks.check_weights(folder, source, bits)
     try:
-        found = load_file(folder / _checks.WEIGHTS)
+        found = load_file(folder / TRAINED)
     except (SafetensorError, OSError) as error:
         raise AssetError(f"the weights in {folder} cannot be read: {error}") from error
     own = dict(model.named_parameters())
@@ -95,4 +97,3 @@ def restore(model: nn.Module, folder: Path, source: ModelSource, bits: int) -> n
     for name, tensor in found.items():
         own[name].copy_(tensor)
     return model
-

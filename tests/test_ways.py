@@ -1,0 +1,210 @@
+"""Every way to tune, for labels and for answers, on both backends: learns, comes back from disk, and refuses plainly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import slmkit
+from slmkit import assets, backends, classify, estimate, ways
+from slmkit.assets import ModelSource
+from slmkit.backends.base import TRAINED, Backend, LoRAConfig
+from slmkit.classify import LoRAClassifier
+from slmkit.errors import AssetError, InputError, NotEnoughMemory
+from slmkit.estimate import terms as parts
+from slmkit.estimate.terms import Use
+
+ASKED = ["Is this fraud?", "The train is late again. Is it, or will you say that it is not late?", "Call now?", "Hi"]
+TOLD = ["Yes, call the bank.", "No.", "Yes.", "Thanks for the flowers, they are lovely."]
+GOOD = ["see you at lunch tomorrow", "the train is late again", "thanks for the flowers", "lovely to see you"]
+BAD = ["you have won a free prize", "confirm your password now", "claim your prize now", "your card is blocked now"]
+TEXTS = [f"{text} {n}" for n in range(4) for pair in zip(GOOD, BAD, strict=True) for text in pair]
+LABELS = ["ham", "spam"] * (len(TEXTS) // 2)
+WHOLE = LoRAConfig(
+    epochs=4, batch_size=4, learning_rate=1e-3, max_length=64, max_batch_tokens=512, trains="weights"
+)  # fmt: skip
+
+
+@pytest.fixture(params=["bnb", "mlx"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    found = backends.get(request.param)
+    ok, why = found.is_available()
+    if not ok:
+        pytest.skip(why)
+    return found
+
+
+@pytest.fixture
+def answers(tiny_chat_decoder: ModelSource, tmp_path: Path) -> Callable[..., tuple[list[float], Path]]:
+    """Losses of a training on the four dialogues, and its folder."""
+
+    def run(engine: Backend, **changes: Any) -> tuple[list[float], Path]:
+        prompts = engine.dialogue_prompts(tiny_chat_decoder, [[{"role": "user", "content": text}] for text in ASKED])
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        out.mkdir()
+        config = replace(WHOLE, **changes)
+        history = engine.train_completion(tiny_chat_decoder, prompts, TOLD, bits=16, config=config, out=out)
+        return [entry["loss"] for entry in history], out
+
+    return run
+
+
+def stored_names(path: Path) -> set[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        return set(file.keys())
+
+
+# weights themselves
+
+
+@pytest.mark.parametrize("last_blocks", [None, 1])
+def test_trained_weights_come_back_as_the_tuned_model(
+    backend: Backend, tiny_chat_decoder: ModelSource, answers: Callable[..., Any], last_blocks: int | None
+) -> None:
+    losses, out = answers(backend, last_blocks=last_blocks)
+    assert losses[-1] < (0.4 if last_blocks is None else 0.9) * losses[0]
+    prompts = backend.dialogue_prompts(tiny_chat_decoder, [[{"role": "user", "content": text}] for text in ASKED])
+    with backend.load(tiny_chat_decoder, adapter=out) as model:
+        nats, n_tokens = model.answer_loglikelihood(prompts, TOLD)
+    assert -nats.sum() / n_tokens.sum() < losses[-1] + 0.05
+    names = stored_names(out / TRAINED)
+    of_blocks = {name for name in names if ".layers." in name}
+    assert names == of_blocks if last_blocks else len(names - of_blocks) == 2  # the tied table, and the last norm
+    assert not any(".layers.0." in name for name in names) if last_blocks else True
+
+
+def test_both_backends_take_the_same_steps(answers: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    if not backends.get("mlx").is_available()[0]:
+        pytest.skip("mlx does not run here")
+    monkeypatch.setattr("slmkit.backends._torch.device.best_dtype", lambda _: (torch.float32, "as mlx trains"))
+    torch_losses, mlx_losses = (answers(backends.get(n), learning_rate=2e-4, epochs=3)[0] for n in ("bnb", "mlx"))
+    assert torch_losses[2] < 0.9 * torch_losses[0]
+    np.testing.assert_allclose(torch_losses, mlx_losses, rtol=0.005)
+
+
+def test_chunks_of_logits_give_the_head_the_whole_gradient(
+    backend: Backend, answers: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = answers(backend)
+    module = "slmkit.backends._torch.loop" if backend.name == "bnb" else "slmkit.backends._mlx.lora"
+    monkeypatch.setattr(f"{module}.LOGITS_AT_ONCE", 1)
+    np.testing.assert_allclose(answers(backend)[0], whole, rtol=0.03)
+
+
+def test_weights_of_another_model_and_altered_ones_are_refused(
+    backend: Backend, tiny_decoder: ModelSource, tiny_chat_decoder: ModelSource, answers: Callable[..., Any]
+) -> None:
+    _, out = answers(backend, epochs=1)
+    other = replace(tiny_decoder, name="another-model", revision="sha256:other")
+    with pytest.raises(AssetError, match=r"was trained on .*tiny-chat-decoder.*, not on another-model"):
+        backend.load(other, adapter=out)
+    with pytest.raises(InputError, match="take the place of .* own: bits must be 16; got 4"):
+        backend.load(tiny_chat_decoder, bits=4, adapter=out)
+    content = bytearray((out / TRAINED).read_bytes())
+    content[-3] ^= 1
+    (out / TRAINED).write_bytes(content)
+    with pytest.raises(AssetError, match=r"trained\.safetensors was altered"):
+        backend.load(tiny_chat_decoder, adapter=out)
+
+
+def test_weights_in_few_bits_are_not_trained(backend: Backend, tiny_decoder: ModelSource, tmp_path: Path) -> None:
+    said = "full training changes the weights themselves, which needs 16 bits; got 4"
+    with pytest.raises(InputError, match=said):
+        backend.train_lora(
+            tiny_decoder, TEXTS, np.arange(len(TEXTS)) % 2, n_classes=2, bits=4, config=WHOLE, out=tmp_path
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_training_weights_takes_is_counted_as_it_is_trained(tiny_decoder: ModelSource) -> None:
+    torch = pytest.importorskip("torch")
+    from slmkit.backends._torch import loading, whole
+
+    net = estimate.network_of(tiny_decoder.folder)
+    for blocks in (None, 1):
+        model = loading.load_module(tiny_decoder, 16, torch.bfloat16, torch.device("cpu"))
+        opened = whole.open_up(model, LoRAConfig(last_blocks=blocks, trains="weights"), head=True)
+        counted = sum(p.numel() for p in whole.trained(opened).values())
+        predicted = parts.whole_parameters(net, Use(16, "full", last_blocks=blocks))
+        assert predicted == pytest.approx(counted, rel=0.002)
+
+
+def test_memory_is_asked_for_weights_and_not_for_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLMKIT_MEMORY_LIMIT", "2GB")
+    with pytest.raises(NotEnoughMemory, match="to train"):
+        estimate.check_fits("smollm2-135m-instruct", 16, training=True, full=True)
+    assert estimate.check_fits("smollm2-135m-instruct", 16, training=True)
+    assert estimate.check_fits("smollm2-135m-instruct", 16, training=True, full=True, last_blocks=2)
+
+
+# labels
+
+
+@pytest.mark.parametrize("way", ways.WAYS)
+def test_every_way_learns_labels_and_comes_back(tiny_decoder: ModelSource, tmp_path: Path, way: str) -> None:
+    how = {"learning_rate": 1e-3} if way == "full" else {"learning_rate": 3e-3}
+    tuned = LoRAClassifier(str(tiny_decoder.folder), way=way, epochs=4, batch_size=8, **how).fit(TEXTS, LABELS)
+    proba = tuned.predict_proba(TEXTS)
+    assert (proba.argmax(axis=1) == np.array([0, 1] * (len(TEXTS) // 2))).mean() > 0.9
+    again = classify.load(tuned.save(tmp_path / "saved"))
+    np.testing.assert_allclose(again.predict_proba(TEXTS), proba, atol=1e-5)
+    facts = again.facts()
+    assert facts["bits"] == (4 if way == "qlora" else 16)
+    assert facts["stored_bytes"] < (1.05 if way == "full" else 3) * tuned._language_model().weight_bytes()
+    if way == "last-k":
+        config = json.loads((tmp_path / "saved" / "adapter" / "adapter_config.json").read_text())
+        assert config["layers_to_transform"] == [1]
+
+
+@pytest.mark.parametrize("way", ["lora", "full"])
+def test_an_encoder_learns_labels_from_the_mean_of_its_tokens(
+    tiny_encoder: ModelSource, tmp_path: Path, way: str
+) -> None:
+    how = {"way": way, "epochs": 8, "learning_rate": 3e-3, "batch_size": 8, "backend": "bnb"}
+    tuned = LoRAClassifier(str(tiny_encoder.folder), **how).fit(TEXTS, LABELS)
+    losses = [entry["loss"] for entry in tuned.history_]
+    assert losses[-1] < 0.3 * losses[0] and tuned.score(TEXTS, LABELS) > 0.95
+    proba = tuned.predict_proba(TEXTS)
+    near = np.mean([-np.log(row[LABELS[i] == "spam"]) for i, row in enumerate(proba.tolist())])
+    assert near < losses[-1] + 0.1  # what was trained is what is asked
+    again = classify.load(tuned.save(tmp_path / "saved"))
+    np.testing.assert_allclose(again.predict_proba(TEXTS), proba, atol=1e-5)
+    saved = tmp_path / "saved" / "adapter" / ("adapter_model.safetensors" if way == "lora" else TRAINED)
+    assert not any("pooler" in name for name in stored_names(saved))
+
+
+def test_an_encoder_on_mlx_and_answers_of_an_encoder_are_refused(
+    tiny_encoder: ModelSource, tmp_path: Path, backend: Backend
+) -> None:
+    with pytest.raises(InputError, match="encoder"):
+        backend.train_completion(tiny_encoder, ["a"], ["b"], bits=16, config=WHOLE, out=tmp_path)
+    if backend.name == "mlx":
+        with pytest.raises(InputError, match="mlx-lm runs decoders only"):
+            LoRAClassifier(str(tiny_encoder.folder), backend="mlx").fit(TEXTS, LABELS)
+
+
+def test_records_of_today_and_of_before_the_ways_are_one_configuration() -> None:
+    of_old = {"alpha", "batch_size", "epochs", "last_blocks", "learning_rate", "max_batch_tokens", "max_length", "rank"}
+    params = LoRAClassifier.settled(LoRAClassifier().get_params())
+    assert set(params) - {"model", "bits", "backend", "seed"} == of_old and params["learning_rate"] == 5e-4
+    assert LoRAClassifier.settled(LoRAClassifier(way="full").get_params())["learning_rate"] == 1e-4
+
+
+def test_a_folder_of_few_bits_says_how_many(tiny_decoder: ModelSource, tmp_path: Path) -> None:
+    slmkit.quantize(str(tiny_decoder.folder), bits=4, out=tmp_path / "small", backend="bnb")
+    name = str(tmp_path / "small")
+    tuned = LoRAClassifier(name, epochs=1).fit(TEXTS, LABELS)
+    assert tuned.facts()["bits"] == 4
+    assert ways.choose("qlora", None, None, assets.resolve(name), writes=True) == (4, None)
+    for way in ("full", "lora"):
+        with pytest.raises(InputError, match=f"method '{way}' .*small is stored in 4 bits"):
+            LoRAClassifier(name, way=way).fit(TEXTS, LABELS)
