@@ -14,10 +14,12 @@ _WHERE = {
     "memory": "ledger",
     "quantize": "prequantise",
     "study": "study",
+    "learning_curve": "learning_curve",
     "finetune": "finetune",
     "read": "data",
     "split": "splits",
-    "check_leaks": "leaks.check",
+    "check_leaks": "leaks:check",
+    "evaluate_answers": "tuning.facts",
     "datasheet": "datasheets",
     "accept_license": "tasks",
     "FloorClassifier": "classify",
@@ -25,6 +27,7 @@ _WHERE = {
     "PromptClassifier": "classify",
     "LoRAClassifier": "classify",
     "load_classifier": "classify",
+    "Job": "background",
     "Run": "runs",
     "read_runs": "runs",
 }
@@ -47,7 +50,7 @@ __all__ = [*_WHERE, *_MODULES]
 
 def __getattr__(name: str) -> Any:
     if name in _WHERE:
-        module, _, attribute = _WHERE[name].partition(".")
+        module, _, attribute = _WHERE[name].partition(":")
         return getattr(importlib.import_module(f"slmkit.{module}"), attribute or name)
     if name in _MODULES:
         return importlib.import_module(f"slmkit.{name}")

@@ -14,6 +14,8 @@ from slmkit import assets, backends, estimate, ways
 from slmkit.assets import ModelSource
 from slmkit.backends.base import TRAINED, LoRAConfig
 from slmkit.estimator import SLM, ModelClassifier
+from slmkit.guard import watch
+from slmkit.guard.plan import Plan
 
 
 class LoRAClassifier(ModelClassifier):
@@ -40,12 +42,24 @@ class LoRAClassifier(ModelClassifier):
         jumps or becomes no number, too low and little is learned in the epochs there are.
     epochs, rank, alpha, batch_size, last_blocks, max_length, max_batch_tokens, seed
         See `slmkit.backends.base.LoRAConfig`.
+    checks : bool
+        Whether `fit` looks for silent mistakes before and after the training (`slmkit.guard`): seconds, since the model
+        is loaded once more. Failures raise, warnings are logged and kept in `guard_`. False saves the seconds; labels
+        that slipped by a row or a head that was lost then go unnoticed, and `slmkit doctor --model` has nothing to
+        compare the saved model with.
+
+    Attributes
+    ----------
+    history_ : list of dict
+        See `Backend.train_lora`.
+    guard_ : dict
+        What the guard found, see `slmkit.guard.watch.after`; empty without checks.
     """
 
     method = "lora"
     needs = "decoder"
     trains_weights = True
-    later: ClassVar[Mapping[str, Any]] = {"way": None}
+    later: ClassVar[Mapping[str, Any]] = {"checks": True, "way": None}
 
     def __init__(
         self,
@@ -61,6 +75,7 @@ class LoRAClassifier(ModelClassifier):
         max_length: int = 256,
         max_batch_tokens: int = 512,
         seed: int = 0,
+        checks: bool = True,
         way: str | None = None,
     ) -> None:
         self.model = model
@@ -75,6 +90,7 @@ class LoRAClassifier(ModelClassifier):
         self.max_length = max_length
         self.max_batch_tokens = max_batch_tokens
         self.seed = seed
+        self.checks = checks
         self.way = way
 
     @classmethod
@@ -93,9 +109,11 @@ class LoRAClassifier(ModelClassifier):
         own |= {"last_blocks": blocks, "trains": way.trains}
         self._check_fits(source, bits, blocks, max(map(len, texts), default=0))
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
+        plan = Plan(engine, backends.prepare(source), bits, config, texts, codes, self.classes_.tolist())
+        early = watch.before(plan) if self.checks else []
         with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
             self.history_ = engine.train_lora(
-                backends.prepare(source),
+                plan.source,
                 texts,
                 codes,
                 n_classes=len(self.classes_),
@@ -105,7 +123,9 @@ class LoRAClassifier(ModelClassifier):
                 callback=self.progress,
             )
             self._take(Path(folder))
-        self.revision_, self.bits_ = source.revision, bits
+            self.revision_, self.bits_ = source.revision, bits
+            self.guard_ = watch.after(plan, Path(folder), self.history_, early) if self.checks else {}
+        watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
 
     def _check_fits(self, source: ModelSource, bits: int, last_blocks: int | None, longest: int) -> None:
         """Refuse a training that the memory does not suffice for; no text has more than `longest` tokens."""
@@ -134,6 +154,9 @@ class LoRAClassifier(ModelClassifier):
         with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
             self._put(Path(folder))
             return super()._language_model(Path(folder))
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"warnings": watch.sentences(self.guard_)}
 
     def _adapter_bytes(self) -> int | None:
         return sum(map(len, self._files.values()))
@@ -164,7 +187,8 @@ class LoRAClassifier(ModelClassifier):
         self._take(folder / "adapter")
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        return {"history": getattr(self, "history_", []), "bits": self.bits_}, {}
+        return {"history": getattr(self, "history_", []), "guard": getattr(self, "guard_", {}), "bits": self.bits_}, {}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.history_, self.bits_ = facts["history"], facts.get("bits", self.bits)
+        self.history_, self.guard_ = facts["history"], facts.get("guard", {})
+        self.bits_ = facts.get("bits", self.bits)

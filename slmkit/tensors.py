@@ -35,13 +35,26 @@ def read(folder: str | Path, name: str) -> np.ndarray:
     AssetError
         A file that cannot be read, or a number type that is not known here.
     """
-    names: list[str] = []
+    known: list[str] = []
     for path in sorted(Path(folder).glob("*.safetensors")):
         header, start = _header(path)
-        names += header
+        known += header
         if name in header:
             return _tensor(path, start, header[name])
-    raise unknown("tensor", name, names)
+    raise unknown("tensor", name, known)
+
+
+def names(path: Path) -> list[str]:
+    """Names of the tensors in one file; `AssetError` for a file that cannot be read."""
+    return list(_header(path)[0])
+
+
+def read_file(path: Path, name: str) -> np.ndarray:
+    """One tensor of one file, as `read` gives it."""
+    header, start = _header(path)
+    if name not in header:
+        raise unknown("tensor", name, header)
+    return _tensor(path, start, header[name])
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

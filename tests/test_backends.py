@@ -232,6 +232,34 @@ def test_training_names_everything_that_is_wrong(backend: Backend, source: Model
         assert part in str(error.value)
 
 
+def test_certain_probabilities_train_as_labels_do(backend: Backend, source: ModelSource, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("labels", "probabilities")]
+    for folder, y in zip(folders, (Y, np.eye(2)[Y]), strict=True):
+        folder.mkdir()
+        backend.train_lora(source, TEXTS, y, n_classes=2, bits=16, config=replace(LORA, epochs=1), out=folder)
+    heads = [load_file(folder / "head.safetensors")["weight"] for folder in folders]
+    np.testing.assert_allclose(*heads, atol=1e-4)
+    assert np.abs(heads[0]).max() > 1e-3
+
+
+def test_probabilities_are_learned_as_they_are(backend: Backend, source: ModelSource, tmp_path: Path) -> None:
+    """The model says after training what it was told, not only which is likelier."""
+    target = np.array([[0.7, 0.3], [0.1, 0.9], [0.55, 0.45], [0.2, 0.8]] * 4)
+    config = replace(LORA, epochs=300 if backend.name == "dummy" else 25)  # which trains a linear head alone
+    backend.train_lora(source, TEXTS, target, n_classes=2, bits=16, config=config, out=tmp_path)
+    head = load_file(tmp_path / "head.safetensors")
+    with backend.load(source, adapter=tmp_path) as model:
+        logits = model.embed(TEXTS[:4], pooling="last", max_length=LORA.max_length) @ head["weight"].T + head["bias"]
+    proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(proba, target[:4], atol=0.1)
+
+
+def test_probabilities_that_are_none_are_refused(backend: Backend, source: ModelSource, tmp_path: Path) -> None:
+    for y in (np.full((16, 2), 0.4), np.full((16, 3), 1 / 3), np.array([[1.5, -0.5]] * 16)):
+        with pytest.raises(InputError, match="probabilities of 2 classes, shape .* that sum to 1 in each row; got"):
+            backend.train_lora(source, TEXTS, y, n_classes=2, bits=16, config=LORA, out=tmp_path)
+
+
 def test_a_folder_that_is_no_adapter_is_refused(backend: Backend, source: ModelSource, tmp_path: Path) -> None:
     with pytest.raises((InputError, AssetError), match="adapter"):
         backend.load(source, adapter=tmp_path)

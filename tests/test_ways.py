@@ -1,4 +1,4 @@
-"""Every way to tune, for labels and for answers, on both backends: learns, comes back from disk, and refuses plainly."""
+"""Every way to tune, for labels and for answers, on both backends: it learns, comes back from disk, refuses plainly."""
 
 from __future__ import annotations
 
@@ -127,13 +127,13 @@ def test_weights_in_few_bits_are_not_trained(backend: Backend, tiny_decoder: Mod
 
 def test_what_training_weights_takes_is_counted_as_it_is_trained(tiny_decoder: ModelSource) -> None:
     torch = pytest.importorskip("torch")
-    from slmkit.backends._torch import loading, whole
+    from slmkit.backends._torch import full, loading
 
     net = estimate.network_of(tiny_decoder.folder)
     for blocks in (None, 1):
         model = loading.load_module(tiny_decoder, 16, torch.bfloat16, torch.device("cpu"))
-        opened = whole.open_up(model, LoRAConfig(last_blocks=blocks, trains="weights"), head=True)
-        counted = sum(p.numel() for p in whole.trained(opened).values())
+        opened = full.open_up(model, LoRAConfig(last_blocks=blocks, trains="weights"), head=True)
+        counted = sum(p.numel() for p in full.trained(opened).values())
         predicted = parts.whole_parameters(net, Use(16, "full", last_blocks=blocks))
         assert predicted == pytest.approx(counted, rel=0.002)
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from slmkit import assets, stored
 from slmkit.assets import ModelSource
-from slmkit.backends import _memory
+from slmkit.backends import _checkpoints, _memory, _reading
 from slmkit.backends.base import Backend, LanguageModel, check_bits
 from slmkit.errors import MissingExtra, unknown
 
@@ -87,6 +87,13 @@ def count_tokens(name: str, texts: Sequence[str], backend: str | None = None) ->
     return engine_for(source, backend).count_tokens(source, texts)
 
 
+def read(
+    engine: Backend, source: ModelSource, texts: Sequence[str], answers: Sequence[str] | None = None
+) -> _reading.Reading | None:
+    """Token ids as a training reads them, see `_reading.read`; None from a backend without tokenizer."""
+    return _reading.read(engine, source, texts, answers)
+
+
 def load(
     name: str,
     *,
@@ -135,6 +142,17 @@ def load(
         _memory.drop_frames(error)
         _memory.give_back()
         raise
+
+
+def unfinished(folder: Path) -> tuple[int, int] | None:
+    """Steps done and steps in all of a training that left checkpoints in a folder; None where there are none."""
+    found = _checkpoints.newest(folder)
+    return (found.facts["step"], found.facts["steps"]) if found else None
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints in a folder, and the folder if nothing else is in it."""
+    _checkpoints.clear(folder)
 
 
 def live_models() -> list[LanguageModel]:

@@ -1,5 +1,5 @@
-"""Tunes by LoRA on the blocks' linear layers or by training weights: for labels with a head on the last token's hidden
-state, or for answers.
+"""Tunes by LoRA on the blocks' linear layers or by training weights: for labels with a head on the hidden states,
+or for answers.
 
 Weights are loaded anew for training (a model that has scored may hold buffers that no gradient passes), batches hold
 rows of like length, and blocks below the first trained one run once, not in every epoch.
@@ -22,10 +22,11 @@ from torch import nn
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _completions as completions
+from slmkit.backends import _course as course
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
-from slmkit.backends._torch import loading, loop, whole
-from slmkit.backends.base import LoRAConfig, Progress
+from slmkit.backends._torch import full, loading, loop
+from slmkit.backends.base import LoRAConfig, Progress, Watch
 from slmkit.errors import AssetError, InputError, SlmkitError
 
 
@@ -33,7 +34,7 @@ def attach(model: nn.Module, adapter: Path, source: ModelSource, bits: int, toke
     """The model with a saved adapter or saved weights in place; `AssetError` names what does not fit."""
     _checks.check_adapter(adapter, source, "bnb", tokenizer)
     if _checks.holds_weights(adapter):
-        return whole.restore(model, adapter, source, bits)
+        return full.restore(model, adapter, source, bits)
     wrapped = with_adapter(model, adapter, source)
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     for name, parameter in wrapped.named_parameters():
@@ -67,17 +68,20 @@ def train(
     config: LoRAConfig,
     out: Path,
     callback: Progress | None,
+    watch: Watch,
 ) -> list[dict[str, float]]:
     """Train and write adapter (or weights) and head to `out`; see `Backend.train_lora`."""
-    shared.check_training(texts, y, n_classes, config)
+    shared.check_training(texts, y, n_classes, config, course.problems(watch, n_classes))
     opened = _open(source, bits, config, head=False)
     head = nn.Linear(opened.model.config.hidden_size, n_classes).to(opened.where)  # float32
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
-    rows = shared.encode(opened.tokenizer, texts, config.max_length, opened.context)
+    more, known = watch.held_out or ((), ())
+    rows = shared.encode(opened.tokenizer, [*texts, *more], config.max_length, opened.context)
+    targets = shared.targets(y, known, n_classes)
     reads: type[loop.LastToken] = loop.MeanToken if source.kind == "encoder" else loop.LastToken
-    objective = reads(head, torch.as_tensor(y), [len(row) for row in rows])
-    history = _fit(opened, rows, objective, config, out, callback)
+    objective = reads(head, targets, [len(row) for row in rows])
+    history = _fit(opened, rows, targets, len(texts), objective, config, out, callback, watch)
     weight = head.weight.detach().cpu() * objective.scale
     save_file({"weight": weight, "bias": head.bias.detach().cpu()}, out / "head.safetensors")
     return history
@@ -92,20 +96,23 @@ def train_completion(
     config: LoRAConfig,
     out: Path,
     callback: Progress | None,
+    watch: Watch,
 ) -> list[dict[str, float]]:
     """Train on answers and write the adapter or the weights to `out`; see `Backend.train_completion`."""
-    completions.check(prompts, answers, config)
+    completions.check(prompts, answers, config, course.problems(watch))
     opened = _open(source, bits, config, head=True)
     base: Any = opened.model
-    pairs = completions.training_pairs(
+    pairs, n_train = completions.training_pairs(
         opened.tokenizer,
         prompts,
         answers,
+        watch.held_out,
         chat=source.chat,
         ends=shared.end_tokens(opened.tokenizer, base.generation_config.eos_token_id),
         max_length=min(config.max_length, opened.context or config.max_length),
     )
-    return _fit(opened, [pair.read for pair in pairs], loop.Answers(base, pairs), config, out, callback)
+    rows, starts = [pair.read for pair in pairs], [pair.start for pair in pairs]
+    return _fit(opened, rows, starts, n_train, loop.Answers(base, pairs), config, out, callback, watch)
 
 
 @dataclass(frozen=True)
@@ -134,7 +141,7 @@ def _open(source: ModelSource, bits: int, config: LoRAConfig, *, head: bool) -> 
     tokenizer = loading.load_tokenizer(source)
     model, wrapped = loading.load_module(source, bits, dtype, where), None
     if config.trains == "weights":
-        whole.open_up(model, config, head=head)
+        full.open_up(model, config, head=head)
     else:
         wrapped = _with_lora(model, config, dtype)
     return _Opened(source, bits, model, wrapped, tokenizer, where)
@@ -143,18 +150,25 @@ def _open(source: ModelSource, bits: int, config: LoRAConfig, *, head: bool) -> 
 def _fit(
     opened: _Opened,
     rows: Sequence[Sequence[int]],
+    targets: Sequence[Any] | np.ndarray,
+    n_train: int,
     objective: loop.Objective,
     config: LoRAConfig,
     out: Path,
     callback: Progress | None,
+    watch: Watch,
 ) -> list[dict[str, float]]:
-    training = loop.Loop(opened.model, objective, rows, opened.tokenizer.pad_token_id, config, opened.where)
-    before = whole.glimpse(opened.model) if opened.wrapped is None else {}
+    training = loop.Loop(opened.model, objective, rows, n_train, opened.tokenizer.pad_token_id, config, opened.where)
+    before = full.glimpse(opened.model) if opened.wrapped is None else {}
     under_way = _memory.Training(opened.source.name, "bnb", opened.bits, training.held_bytes)
-    history = training.run(callback)
+    dtype = str(training.lora[0].dtype).removeprefix("torch.")
+    whole = course.identity(opened.source, "bnb", opened.bits, dtype, rows, targets) | {"device": opened.where.type}
+    exact = course.exact("torch", "transformers", threads=torch.get_num_threads())
+    lengths = [len(row) for row in rows[:n_train]]
+    history = course.Course(training, lengths, config, watch, callback, whole, exact).run()
     del under_way
     if opened.wrapped is None:
-        whole.save(opened.model, out, before)
+        full.save(opened.model, out, before)
     else:
         _check_moved(opened.wrapped)
         opened.wrapped.save_pretrained(str(out), safe_serialization=True)
