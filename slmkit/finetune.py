@@ -146,7 +146,7 @@ def finetune(
         rank=rank,
         alpha=alpha,
         epochs=epochs,
-        learning_rate=way.learning_rate if learning_rate is None else learning_rate,
+        learning_rate=ways.rate(method, learning_rate),
         batch_size=batch_size,
         last_blocks=last_blocks,
         max_length=max_length,

@@ -10,12 +10,14 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.special import softmax
 
-from slmkit import assets, backends, estimate, ways
+from slmkit import assets, backends, estimate, recipe, ways
 from slmkit.assets import ModelSource
-from slmkit.backends.base import TRAINED, LoRAConfig
+from slmkit.backends.base import TRAINED, LoRAConfig, Watch
 from slmkit.estimator import SLM, ModelClassifier
 from slmkit.guard import watch
 from slmkit.guard.plan import Plan
+
+PATIENCE = 2  # epochs without a lower loss
 
 
 class LoRAClassifier(ModelClassifier):
@@ -40,7 +42,20 @@ class LoRAClassifier(ModelClassifier):
     learning_rate : float or None
         Peak of the schedule; None takes the way's own, 5e-4 for adapters and 1e-4 for weights. Too high and the loss
         jumps or becomes no number, too low and little is learned in the epochs there are.
-    epochs, rank, alpha, batch_size, last_blocks, max_length, max_batch_tokens, seed
+    class_weight : {"balanced"} or None
+        "balanced" counts a row of a rare class for more (n / (classes x rows of the class), as scikit-learn does): more
+        of that class is caught and more of the others is mistaken for it, and probabilities no longer follow how
+        common it is. None takes the rows as they come.
+    max_length : int or None
+        Tokens read of each text; the rest is cut at the end. None takes what 99 of 100 training texts need, rounded up
+        to a multiple of 8, so that a few long ones cost no memory; those that are cut are named in the log.
+    early_stopping : bool
+        Hold `validation_share` of the training rows back, measure the loss on them after each epoch, end after two
+        epochs without a lower one and keep the best epoch's weights. Guards against too many epochs, at the price of
+        rows that are not learned: with a few hundred rows they are worth more learned.
+    validation_share : float
+        Near-copies and groups of copies stay on one side, every class is on both.
+    epochs, rank, alpha, batch_size, last_blocks, max_batch_tokens, seed
         See `slmkit.backends.base.LoRAConfig`.
     checks : bool
         Whether `fit` looks for silent mistakes before and after the training (`slmkit.guard`): seconds, since the model
@@ -59,7 +74,13 @@ class LoRAClassifier(ModelClassifier):
     method = "lora"
     needs = "decoder"
     trains_weights = True
-    later: ClassVar[Mapping[str, Any]] = {"checks": True, "way": None}
+    later: ClassVar[Mapping[str, Any]] = {
+        "checks": True,
+        "way": None,
+        "class_weight": None,
+        "early_stopping": False,
+        "validation_share": 0.1,
+    }
 
     def __init__(
         self,
@@ -72,11 +93,14 @@ class LoRAClassifier(ModelClassifier):
         learning_rate: float | None = None,
         batch_size: int = 16,
         last_blocks: int | None = None,
-        max_length: int = 256,
+        max_length: int | None = 256,
         max_batch_tokens: int = 512,
         seed: int = 0,
         checks: bool = True,
         way: str | None = None,
+        class_weight: str | None = None,
+        early_stopping: bool = False,
+        validation_share: float = 0.1,
     ) -> None:
         self.model = model
         self.bits = bits
@@ -92,6 +116,9 @@ class LoRAClassifier(ModelClassifier):
         self.seed = seed
         self.checks = checks
         self.way = way
+        self.class_weight = class_weight
+        self.early_stopping = early_stopping
+        self.validation_share = validation_share
 
     @classmethod
     def settled(cls, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,12 +131,20 @@ class LoRAClassifier(ModelClassifier):
         self.release()
         source = assets.resolve(self.model)
         engine = backends.engine_for(source, self.backend)
-        way, own = ways.get(self.way), self.settled(self.get_params())
         bits, blocks = ways.choose(self.way, self.bits, self.last_blocks, source, writes=False)
-        own |= {"last_blocks": blocks, "trains": way.trains}
+        own = self.get_params() | {"last_blocks": blocks, "trains": ways.get(self.way).trains}
+        own |= {"learning_rate": ways.rate(self.way, self.learning_rate)}
+        own |= {"class_weights": recipe.class_weights(self.class_weight, codes, len(self.classes_))}
+        learned, checked = np.arange(len(texts)), np.zeros(0, dtype=np.int64)
+        if self.early_stopping:
+            learned, checked = recipe.validation(texts, codes, self.classes_.tolist(), self.validation_share, self.seed)
+        source = backends.prepare(source)
+        self.max_length_ = own["max_length"] = recipe.max_length(self.max_length, engine, source, texts)
         self._check_fits(source, bits, blocks, max(map(len, texts), default=0))
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
-        plan = Plan(engine, backends.prepare(source), bits, config, texts, codes, self.classes_.tolist())
+        held_out = ([texts[i] for i in checked], codes[checked].tolist()) if len(checked) else None
+        texts, codes = [texts[i] for i in learned], codes[learned]
+        plan = Plan(engine, source, bits, config, texts, codes, self.classes_.tolist())
         early = watch.before(plan) if self.checks else []
         with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
             self.history_ = engine.train_lora(
@@ -121,6 +156,7 @@ class LoRAClassifier(ModelClassifier):
                 config=config,
                 out=Path(folder),
                 callback=self.progress,
+                watch=Watch(held_out=held_out, patience=PATIENCE if held_out else None),
             )
             self._take(Path(folder))
             self.revision_, self.bits_ = source.revision, bits
@@ -129,7 +165,7 @@ class LoRAClassifier(ModelClassifier):
 
     def _check_fits(self, source: ModelSource, bits: int, last_blocks: int | None, longest: int) -> None:
         """Refuse a training that the memory does not suffice for; no text has more than `longest` tokens."""
-        row = min(self.max_length, longest)
+        row = min(self.max_length_, longest)
         estimate.check_fits(
             source,
             bits,
@@ -145,7 +181,7 @@ class LoRAClassifier(ModelClassifier):
     def _proba(self, texts: list[str]) -> np.ndarray:
         model = self._language_model()
         pooling = "mean" if model.source.kind == "encoder" else "last"
-        vectors = model.embed(texts, pooling=pooling, max_length=self.max_length)
+        vectors = model.embed(texts, pooling=pooling, max_length=self.max_length_)
         return softmax(vectors.astype(np.float64) @ self._weight.T + self._bias, axis=1)
 
     def _language_model(self, adapter: Path | None = None) -> Any:
@@ -187,8 +223,9 @@ class LoRAClassifier(ModelClassifier):
         self._take(folder / "adapter")
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        return {"history": getattr(self, "history_", []), "guard": getattr(self, "guard_", {}), "bits": self.bits_}, {}
+        found = {"history": self.history_, "guard": getattr(self, "guard_", {})}
+        return {**found, "bits": self.bits_, "max_length": self.max_length_}, {}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.history_, self.guard_ = facts["history"], facts.get("guard", {})
-        self.bits_ = facts.get("bits", self.bits)
+        self.bits_, self.max_length_ = facts.get("bits", self.bits), facts.get("max_length", self.max_length)

@@ -51,6 +51,14 @@ def get(name: str | None) -> Way:
     return ANY if name is None else WAYS[name]
 
 
+def rate(name: str | None, asked: float | None) -> float:
+    """The learning rate asked for, or the method's own; `InputError` for one at which nothing good happens."""
+    found = get(name).learning_rate if asked is None else asked
+    if not 0 < found <= 1:
+        raise InputError(f"learning_rate must be above 0 and at most 1 (usual: 1e-5 to 5e-3); got {asked!r}")
+    return found
+
+
 def choose(
     name: str | None, bits: int | None, last_blocks: int | None, source: ModelSource, *, writes: bool
 ) -> tuple[int, int | None]:

@@ -239,7 +239,7 @@ def test_an_interrupted_tuning_leaves_nothing(
         ({"data": table().assign(answer=["", *["No."] * 11])}, "row 1: a turn needs a content that is not empty"),
         ({"data": pd.DataFrame({"messages": [[{"role": "user", "content": "a"}] * 2]})}, "must be the assistant's"),
         ({"train": 99}, "99 train rows were asked for"),
-        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0 and at most 1"),
         ({"backend": "dummy"}, "dummy"),
     ],
 )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import slmkit
-from slmkit import assets, backends, classify, estimate, ways
+from slmkit import assets, backends, classify, estimate, recipe, ways
 from slmkit.assets import ModelSource
 from slmkit.backends.base import TRAINED, Backend, LoRAConfig
 from slmkit.classify import LoRAClassifier
@@ -208,3 +208,84 @@ def test_a_folder_of_few_bits_says_how_many(tiny_decoder: ModelSource, tmp_path:
     for way in ("full", "lora"):
         with pytest.raises(InputError, match=f"method '{way}' .*small is stored in 4 bits"):
             LoRAClassifier(name, way=way).fit(TEXTS, LABELS)
+
+
+# what a training takes from its own rows
+
+
+@pytest.fixture
+def uneven() -> tuple[list[str], list[str]]:
+    """Thirty rows that are ham and six that are spam, told apart by nothing but noise."""
+    rng = np.random.default_rng(0)
+    words = ["bank", "train", "parcel", "phone", "lunch", "price", "news", "card", "letter", "flower", "link", "fee"]
+    texts = [" ".join(rng.choice(words, 5)) + f" {i}" for i in range(36)]
+    return texts, ["ham"] * 30 + ["spam"] * 6
+
+
+@pytest.mark.parametrize("name", ["bnb", "mlx", "dummy"])
+def test_balanced_classes_make_a_rare_class_as_likely(
+    tiny_decoder: ModelSource, uneven: tuple[list[str], list[str]], name: str
+) -> None:
+    if not backends.get(name).is_available()[0]:
+        pytest.skip(f"{name} does not run here")
+    model = "dummy" if name == "dummy" else str(tiny_decoder.folder)
+    how: dict[str, Any] = {"backend": name, "epochs": 3, "batch_size": 36, "learning_rate": 3e-3, "checks": False}
+    plain, balanced = (
+        LoRAClassifier(model, **how, class_weight=w).fit(*uneven).predict_proba(uneven[0])[:, 1].mean()
+        for w in (None, "balanced")
+    )
+    assert plain < balanced and balanced - plain > 0.02
+
+
+def test_class_weights_are_those_of_scikit_learn() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    codes = np.array([0] * 7 + [1] * 2 + [2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=codes)
+    np.testing.assert_allclose(recipe.class_weights("balanced", codes, 3), expected)
+    assert recipe.class_weights(None, codes, 3) is None
+    with pytest.raises(InputError, match="class_weight must be 'balanced' or None; got 'even'"):
+        recipe.class_weights("even", codes, 2)
+
+
+def test_the_length_that_99_of_100_texts_need_is_read_and_the_cut_ones_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"{text} {n}" for n, text in enumerate(["short one", "a long row"] * 100)]
+    texts[17] = "x" * 90
+    with caplog.at_level("WARNING"):
+        tuned = LoRAClassifier("dummy", max_length=None, epochs=1, checks=False).fit(texts, ["a", "b"] * 100)
+    assert tuned.max_length_ == 16 and "row 17 longer, cut at the end" in caplog.text
+    again = classify.load(tuned.save(tmp_path / "saved"))
+    np.testing.assert_allclose(again.predict_proba(texts[16:19]), tuned.predict_proba(texts[16:19]))
+    assert again.max_length_ == 16
+
+
+def test_early_stopping_keeps_the_best_epoch_and_learns_no_row_it_measures(
+    uneven: tuple[list[str], list[str]],
+) -> None:
+    texts, labels = uneven
+    codes = np.array([label == "spam" for label in labels], dtype=np.int64)
+    learned, checked = recipe.validation(texts, codes, ["ham", "spam"], 0.1, 0)
+    assert not set(learned) & set(checked)
+    assert set(codes[checked]) == {0, 1} == set(codes[learned])
+    tuned = LoRAClassifier("dummy", epochs=60, learning_rate=0.05, early_stopping=True, checks=False).fit(*uneven)
+    losses = [entry["held_out_loss"] for entry in tuned.history_ if "held_out_loss" in entry]
+    assert len(losses) < 60 and tuned.history_[-1]["stopped_early"] == 1
+    assert losses.index(min(losses)) == len(losses) - 3  # two epochs without a lower one
+    own = tuned.predict_proba([texts[i] for i in checked])[np.arange(len(checked)), codes[checked]]
+    assert -np.log(own).mean() == pytest.approx(min(losses), abs=1e-4)
+
+
+def test_a_class_that_cannot_be_validated_on_is_named() -> None:
+    texts, labels = [f"text number {n}" for n in range(11)], ["a"] * 10 + ["b"]
+    with pytest.raises(InputError, match="holds rows back for validation, and these allow none: class 'b' has one row"):
+        LoRAClassifier("dummy", early_stopping=True, checks=False).fit(texts, labels)
+    with pytest.raises(InputError, match="validation_share must be between 0 and 1; got 1"):
+        LoRAClassifier("dummy", early_stopping=True, validation_share=1, checks=False).fit(texts, labels)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-3, 1e30, float("nan")])
+def test_a_learning_rate_out_of_any_range_is_refused(rate: float) -> None:
+    with pytest.raises(InputError, match="learning_rate must be above 0 and at most 1"):
+        LoRAClassifier("dummy", learning_rate=rate).fit(TEXTS, LABELS)

@@ -43,6 +43,8 @@ def check_training(
 ) -> None:
     """Raise one `InputError` with everything that is wrong with a call of `train_lora`; `more` is known of it."""
     wrong = [*config_problems(config), *more]
+    if config.class_weights is not None and (len(config.class_weights) != n_classes or np.ndim(y) != 1):
+        wrong.append(f"class_weights must be {n_classes} numbers, for class indices; got {config.class_weights}")
     if len(texts) != len(y) or not len(texts):
         wrong.insert(0, f"texts and y must have the same length, at least 1; got {len(texts)} and {len(y)}")
     elif np.ndim(y) == 2:

@@ -51,6 +51,8 @@ class LoRAConfig:
         Tokens (padding included) in one micro-batch: the knob for memory.
     seed : int
         Order of rows and initial weights.
+    class_weights : sequence of float or None
+        What the loss of a row counts, by its class; None counts all alike.
     trains : {"adapter", "weights"}
         A LoRA adapter beside frozen weights, or the weights themselves: more room to fit and twelve more bytes of
         memory a weight (a float32 copy, its gradient, two moments), and what is saved is as large as what was trained.
@@ -65,6 +67,7 @@ class LoRAConfig:
     max_length: int = 256
     max_batch_tokens: int = 512
     seed: int = 0
+    class_weights: Sequence[float] | None = None
     trains: str = "adapter"
 
 

@@ -37,19 +37,24 @@ LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together
 class Classifier(nn.Module):
     """A causal model's blocks with LoRA, and a float32 head on the last token's hidden state."""
 
-    def __init__(self, net: nn.Module, n_classes: int, seed: int, y: np.ndarray, lengths: Sequence[int]) -> None:
+    def __init__(
+        self, net: nn.Module, n_classes: int, config: LoRAConfig, y: np.ndarray, lengths: Sequence[int]
+    ) -> None:
         super().__init__()
+        self._class_weights = np.ones(n_classes) if config.class_weights is None else np.array(config.class_weights)
         self.net, self._lengths = net, np.asarray(lengths)
         self._y = np.asarray(y, dtype=np.float32 if np.ndim(y) == 2 else np.int64)  # probabilities (n, C), or indices
         width = hidden_size(net)
         self.head = nn.Linear(width, n_classes)
-        self.head.weight = 0.02 * mx.random.normal((n_classes, width), key=mx.random.key(seed))
+        self.head.weight = 0.02 * mx.random.normal((n_classes, width), key=mx.random.key(config.seed))
         self.head.bias = mx.zeros(n_classes)
 
     def loss(self, tokens: mx.array, some: np.ndarray, batch: np.ndarray) -> mx.array:
         """Share of some rows (B, T) in the mean cross-entropy of a batch."""
         logits = self._logits(tokens, some)
-        return nn.losses.cross_entropy(logits, mx.array(self._y[some]), reduction="sum") / len(batch)
+        y = self._y[some]
+        counts = mx.array(self._class_weights[y] if y.ndim == 1 else np.ones(len(y)), dtype=mx.float32)
+        return nn.losses.cross_entropy(logits, mx.array(y), counts, reduction="sum") / len(batch)
 
     def right(self, tokens: mx.array, some: np.ndarray) -> list[bool]:
         """Which of some rows (B, T) get their own label."""
@@ -123,7 +128,7 @@ def train(
 ) -> list[dict[str, float]]:
     """Train adapter (or weights) and head on the first token rows, the others held out; see `Backend.train_lora`."""
     parameters = _prepared(net, how.config, head=False)
-    classifier = Classifier(net, n_classes, how.config.seed, y, [len(row) for row in rows])
+    classifier = Classifier(net, n_classes, how.config, y, [len(row) for row in rows])
     history = _fit(classifier, rows, y.tolist(), n_train, parameters, how)
     head = {"weight": classifier.head.weight, "bias": classifier.head.bias}
     arrays = {name: array.astype(mx.float32) for name, array in head.items()}

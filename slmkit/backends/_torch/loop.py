@@ -42,11 +42,14 @@ class Objective(Protocol):
 class LastToken:
     """Cross-entropy of a float32 head on the last token's hidden state; no vocabulary logits are computed.
 
-    `y` holds class indices (n,) or the classes' probabilities (n, C).
+    `y` holds class indices (n,) or the classes' probabilities (n, C), `weights` what the loss of each class counts.
     """
 
-    def __init__(self, head: nn.Linear, y: np.ndarray, lengths: Sequence[int]) -> None:
+    def __init__(
+        self, head: nn.Linear, y: np.ndarray, lengths: Sequence[int], weights: Sequence[float] | None = None
+    ) -> None:
         self.head, self.lengths = head, np.asarray(lengths)
+        self.class_weights = None if weights is None else torch.tensor(weights, device=head.weight.device)
         self.y = torch.as_tensor(y, dtype=torch.float32 if y.ndim == 2 else torch.int64, device=head.weight.device)
 
     @property
@@ -61,15 +64,18 @@ class LastToken:
         return int(self.lengths[batch].sum())
 
     def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
-        loss = nn.functional.cross_entropy(self._logits(hidden, rows), self.y[rows], reduction="sum") / len(batch)
+        loss = self._loss(self._logits(hidden, rows), self.y[rows]) / len(batch)
         loss.backward()
         return loss.item()
 
     def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
         logits, y = self._logits(hidden, rows), self.y[rows]
-        loss = nn.functional.cross_entropy(logits, y, reduction="sum").item()
+        loss = self._loss(logits, y).item()
         own = y.argmax(dim=1) if y.ndim == 2 else y
         return {"loss": loss, "of": len(rows), "accuracy": int((logits.argmax(dim=1) == own).sum())}
+
+    def _loss(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(logits, y, weight=self.class_weights, reduction="sum")
 
     def vectors(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         """What the head reads of each row: float32, (B, H)."""

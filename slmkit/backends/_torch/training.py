@@ -80,7 +80,7 @@ def train(
     rows = shared.encode(opened.tokenizer, [*texts, *more], config.max_length, opened.context)
     targets = shared.targets(y, known, n_classes)
     reads: type[loop.LastToken] = loop.MeanToken if source.kind == "encoder" else loop.LastToken
-    objective = reads(head, targets, [len(row) for row in rows])
+    objective = reads(head, targets, [len(row) for row in rows], config.class_weights)
     history = _fit(opened, rows, targets, len(texts), objective, config, out, callback, watch)
     weight = head.weight.detach().cpu() * objective.scale
     save_file({"weight": weight, "bias": head.bias.detach().cpu()}, out / "head.safetensors")
