@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from typer.testing import CliRunner
 
 import slmkit
 from slmkit import assets, backends, classify, estimate, recipe, ways
+from slmkit.__main__ import app
 from slmkit.assets import ModelSource
 from slmkit.backends.base import TRAINED, Backend, LoRAConfig
 from slmkit.classify import LoRAClassifier
@@ -289,3 +292,54 @@ def test_a_class_that_cannot_be_validated_on_is_named() -> None:
 def test_a_learning_rate_out_of_any_range_is_refused(rate: float) -> None:
     with pytest.raises(InputError, match="learning_rate must be above 0 and at most 1"):
         LoRAClassifier("dummy", learning_rate=rate).fit(TEXTS, LABELS)
+
+
+# the command
+
+
+def rows(path: Path, n: int = 6) -> Path:
+    frame = pd.DataFrame({"text": TEXTS[: 8 * n], "label": LABELS[: 8 * n]})
+    frame["text"] = [f"{text} {word}" for text, word in zip(frame["text"], iter_words(), strict=False)]
+    frame.to_csv(path, index=False)
+    return path
+
+
+def iter_words() -> list[str]:
+    rng = np.random.default_rng(3)
+    return ["".join(rng.choice(list("abcdefghijklmnop"), 12)) for _ in TEXTS]
+
+
+def test_the_command_tunes_on_labels_and_says_what_the_floor_does(tiny_decoder: ModelSource, tmp_path: Path) -> None:
+    out = tmp_path / "tuned"
+    command = ["tune", str(tiny_decoder.folder), str(rows(tmp_path / "rows.csv")), "-o", str(out)]
+    command += ["--method", "full", "--last-k", "1", "--lr", "2e-3", "--epochs", "8", "--backend", "bnb", "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    saved = json.loads((out / "tuning.json").read_text(encoding="utf-8"))
+    assert told["n_train"] + told["n_test"] == len(TEXTS) == saved["n_train"] + saved["n_test"]
+    again = classify.load(out)
+    assert again.way == "full" and again.last_blocks == 1
+    truth = pd.read_csv(tmp_path / "rows.csv").set_index("text")["label"]
+    share = np.mean(again.predict(truth.index) == truth)
+    assert share > 0.9 and told["accuracy_low"] < told["accuracy"] <= told["accuracy_high"]
+    assert saved["scores"]["accuracy"] == told["accuracy"] and saved["floor"]["accuracy"] == told["floor_accuracy"]
+    again.release()
+
+
+def test_the_command_says_in_words_whether_it_was_worth_it(tmp_path: Path) -> None:
+    command = ["tune", "dummy", str(rows(tmp_path / "rows.csv")), "-o", str(tmp_path / "tuned"), "--epochs", "6"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "floor, on the same rows:" in done.output and "It does not beat the floor" in done.output
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 2 and "out must be a new or an empty folder" in again.output
+
+
+def test_dialogues_refuse_what_is_for_labels_and_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["tune", "dummy", "domain_dialogues", "-o", str(tmp_path / "x"), "--balanced"])
+    assert done.exit_code == 2 and "class_weight belong to rows with labels" in done.output
+    (tmp_path / "file").write_text("mine")
+    command = ["tune", "dummy", str(rows(tmp_path / "rows.csv")), "-o", str(tmp_path / "file" / "x")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2 and f"out must lie where this user may write; {tmp_path / 'file'}" in done.output
