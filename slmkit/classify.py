@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from slmkit import prompts
 from slmkit.errors import InputError, unknown
-from slmkit.estimator import SLM, ModelClassifier, TextClassifier, read_saved
+from slmkit.estimator import SLM, ModelClassifier, TextClassifier, read_saved, weighted
 from slmkit.floor import FloorClassifier, as_softmax
 from slmkit.lora import LoRAClassifier
 
@@ -68,7 +68,9 @@ class EmbeddingClassifier(ModelClassifier):
         self.release()
         vectors = self._embed(texts)
         mean, spread = vectors.mean(axis=0), vectors.std(axis=0) + 1e-6
-        head = LogisticRegression(C=self.C, max_iter=2000).fit((vectors - mean) / spread, codes)
+        rows, labels, weights = weighted(codes)
+        head = LogisticRegression(C=self.C, max_iter=2000)
+        head.fit(((vectors - mean) / spread)[rows], labels, sample_weight=weights)
         weight, bias = as_softmax(head.coef_, head.intercept_)
         self._weight = (weight / spread).astype(np.float32)  # the standardisation is folded into the head
         self._bias = (bias - (weight / spread) @ mean).astype(np.float32)
@@ -115,6 +117,7 @@ class PromptClassifier(ModelClassifier):
 
     method = "prompt"
     needs = "decoder"
+    learns_targets = False
 
     def __init__(
         self,

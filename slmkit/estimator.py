@@ -23,6 +23,7 @@ from slmkit.errors import AssetError, InputError
 FILE = "classifier.json"
 ARRAYS = "arrays.safetensors"
 SLM = "smollm2-135m-instruct"
+LEAST = 1e-4  # a probability below it is not learned
 
 
 class TextClassifier(ClassifierMixin, BaseEstimator):
@@ -36,6 +37,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     needs: ClassVar[str | None] = None  # "any" model, a "decoder", or None
     trains_weights: ClassVar[bool] = False
     later: ClassVar[Mapping[str, Any]] = {}  # parameters that came after the first records, with their defaults
+    learns_targets: ClassVar[bool] = True  # whether `_fit` takes probabilities (n, n_classes) beside codes (n,)
     progress: Progress | None = None  # called while weights are trained
 
     classes_: np.ndarray
@@ -64,6 +66,36 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
         if not any(text.strip() for text in texts):
             raise InputError(f"all {len(texts)} texts are empty or only spaces")
         self._fit(texts, codes.astype(np.int64))
+        return self
+
+    def fit_targets(self, X: Iterable[str], targets: np.ndarray, classes: Iterable[Any]) -> Self:
+        """Learn from probabilities of the classes instead of labels; rows of 0 and 1 give what labels give.
+
+        Parameters
+        ----------
+        X : iterable of str, n texts
+        targets : array, shape (n, n_classes)
+            Rows sum to 1; what is below 1e-4 is taken for 0.
+        classes : iterable of n_classes labels
+            In ascending order: they become `classes_`.
+
+        Raises
+        ------
+        InputError
+            Probabilities that are none, a class that has none in any row, or a method that learns from labels alone.
+        """
+        texts, known = check_texts(X), np.asarray(list(classes))
+        if not self.learns_targets:
+            raise InputError(f"method {self.method!r} learns from labels alone, not from probabilities")
+        if len(known) < 2 or (np.unique(known) != known).any():
+            raise InputError(f"classes must be at least 2 different labels in ascending order; got {known.tolist()}")
+        found = check_targets(targets, len(texts), known.tolist())
+        found = np.where(found < LEAST, 0, found)
+        found /= found.sum(axis=1, keepdims=True)
+        if not (mass := found.sum(axis=0)).all():
+            raise InputError(f"class {known[int(mass.argmin())]!s} has a probability of 0 in all {len(texts)} rows")
+        self.classes_ = known
+        self._fit(texts, found)
         return self
 
     def predict_proba(self, X: Iterable[str]) -> np.ndarray:
@@ -234,6 +266,32 @@ def check_texts(X: Iterable[str], *, empty: bool = False) -> list[str]:
     if not texts and not empty:
         raise InputError("X holds no texts")
     return [str(text) for text in texts]
+
+
+def check_targets(targets: Any, n: int, classes: list[Any]) -> np.ndarray:
+    """Probabilities as float64 (n, n_classes); `InputError` says what is wrong with them."""
+    found = np.asarray(targets, dtype=np.float64)
+    if found.shape != (n, len(classes)):
+        raise InputError(
+            f"probabilities must have the shape (rows, classes) = ({n}, {len(classes)}); got {found.shape}"
+        )
+    wrong = ~((found >= 0).all(axis=1) & (np.abs(found.sum(axis=1) - 1) < 1e-3))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise InputError(f"probabilities must be at least 0 and sum to 1; row {row} is {found[row].round(4).tolist()}")
+    return found
+
+
+def weighted(y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Rows, codes and weights with which a classifier that takes labels learns from codes or from probabilities.
+
+    A text of which several classes are told stands there once for each, weighing what its class weighs: the weighted
+    loss over these is the cross-entropy (or hinge) loss against the probabilities. Codes are left as they are.
+    """
+    if y.ndim == 1:
+        return np.arange(len(y)), y, None
+    rows, codes = np.nonzero(y)
+    return rows, codes, y[rows, codes]
 
 
 def read_saved(folder: str | Path) -> dict[str, Any]:

@@ -7,14 +7,15 @@ from typing import Any
 
 import numpy as np
 from scipy.special import softmax
+from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.pipeline import FeatureUnion, make_pipeline
+from sklearn.model_selection import StratifiedKFold
+from sklearn.pipeline import FeatureUnion
 from sklearn.svm import LinearSVC
 
 from slmkit.errors import InputError
-from slmkit.estimator import TextClassifier
+from slmkit.estimator import TextClassifier, weighted
 
 Folds = Sequence[tuple[np.ndarray, np.ndarray]]
 
@@ -40,15 +41,17 @@ class FloorClassifier(TextClassifier):
         self.seed = seed
 
     def _fit(self, texts: list[str], codes: np.ndarray) -> None:
-        smallest = int(np.bincount(codes).min())
+        likeliest = codes if codes.ndim == 1 else codes.argmax(axis=1)
+        counts = np.bincount(likeliest, minlength=len(self.classes_))
+        smallest = int(counts.min())
         if smallest < 2:
-            name = self.classes_[int(np.bincount(codes).argmin())]
+            name = self.classes_[int(counts.argmin())]
             raise InputError(f"class {str(name)!r} has {smallest} row; each class needs at least 2. Merge or drop it")
         self._vectors = tfidf({})
         svm = LinearSVC(C=self.C, random_state=self.seed)
         folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=self.seed)
-        svm.fit(self._vectors.fit_transform(texts), codes)
-        unseen = _unseen_decisions(texts, codes, list(folds.split(texts, codes)), svm)
+        _learn(svm, self._vectors.fit_transform(texts), codes)
+        unseen = _unseen_decisions(texts, codes, list(folds.split(texts, likeliest)), svm)
         scaling = _scaling(unseen, codes)
         self._svm = as_softmax(svm.coef_, svm.intercept_)
         self._scaling = as_softmax(scaling.coef_, scaling.intercept_)
@@ -97,12 +100,24 @@ def unseen_probabilities(texts: list[str], codes: np.ndarray, folds: Folds, seed
 
 
 def _unseen_decisions(texts: list[str], codes: np.ndarray, folds: Folds, svm: LinearSVC) -> np.ndarray:
-    pipeline = make_pipeline(tfidf({}), svm)
-    return np.asarray(cross_val_predict(pipeline, texts, codes, cv=folds, method="decision_function"))
+    found: dict[int, Any] = {}
+    for train, test in folds:
+        vectors = tfidf({})
+        fitted = _learn(clone(svm), vectors.fit_transform([texts[i] for i in train]), codes[train])
+        found.update(zip(test, fitted.decision_function(vectors.transform([texts[i] for i in test])), strict=True))
+    return np.array([found[i] for i in range(len(texts))])
 
 
 def _scaling(decisions: np.ndarray, codes: np.ndarray) -> LogisticRegression:
-    return LogisticRegression(C=100.0, max_iter=1000).fit(_two_columns(decisions), codes)
+    return _learn(LogisticRegression(C=100.0, max_iter=1000), _two_columns(decisions), codes)
+
+
+def _learn(model: Any, vectors: Any, codes: np.ndarray) -> Any:
+    """Fit on codes (n,), or on probabilities (n, C), of which the squared hinge loss is least at decisions 2 p - 1."""
+    if codes.ndim == 1:
+        return model.fit(vectors, codes)
+    rows, labels, weights = weighted(codes)
+    return model.fit(vectors[rows], labels, sample_weight=weights)
 
 
 def tfidf(vocabulary: Mapping[str, list[str]]) -> FeatureUnion:

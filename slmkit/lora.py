@@ -135,14 +135,17 @@ class LoRAClassifier(ModelClassifier):
         own = self.get_params() | {"last_blocks": blocks, "trains": ways.get(self.way).trains}
         own |= {"learning_rate": ways.rate(self.way, self.learning_rate)}
         own |= {"class_weights": recipe.class_weights(self.class_weight, codes, len(self.classes_))}
+        likeliest = codes if codes.ndim == 1 else codes.argmax(axis=1)
         learned, checked = np.arange(len(texts)), np.zeros(0, dtype=np.int64)
         if self.early_stopping:
-            learned, checked = recipe.validation(texts, codes, self.classes_.tolist(), self.validation_share, self.seed)
+            learned, checked = recipe.validation(
+                texts, likeliest, self.classes_.tolist(), self.validation_share, self.seed
+            )
         source = backends.prepare(source)
         self.max_length_ = own["max_length"] = recipe.max_length(self.max_length, engine, source, texts)
         self._check_fits(source, bits, blocks, max(map(len, texts), default=0))
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
-        held_out = ([texts[i] for i in checked], codes[checked].tolist()) if len(checked) else None
+        held_out = ([texts[i] for i in checked], likeliest[checked].tolist()) if len(checked) else None
         texts, codes = [texts[i] for i in learned], codes[learned]
         plan = Plan(engine, source, bits, config, texts, codes, self.classes_.tolist())
         early = watch.before(plan) if self.checks else []

@@ -182,19 +182,9 @@ def _replaced(folder: Path) -> Iterator[Path]:
 
 
 def _card(source: ModelSource, engine: Backend, bits: int, done: Stored, weights: Path) -> dict[str, Any]:
-    entry = catalog.MODELS.get(source.name)
-    licence = "not known here; ask where the model came from"
-    if entry is not None:
-        gate = f"terms to accept at the hub page of {entry.hub_id}" if entry.gated else ""
-        licence = ". ".join(filter(None, [entry.licence, entry.terms or gate]))
     with open(weights, "rb") as file:
         header = int.from_bytes(file.read(8), "little")
-    is_path = source.folder == Path(source.name).expanduser() or source.name.endswith(".gguf")
-    return {
-        "base": Path(source.name).name if is_path else source.name,
-        "base_revision": source.revision,
-        "kind": source.kind,
-        "licence": licence,
+    return origin(source) | {
         "backend": engine.name,
         "bits": bits,
         "scheme": done.scheme,
@@ -205,12 +195,29 @@ def _card(source: ModelSource, engine: Backend, bits: int, done: Stored, weights
     }
 
 
-def _add_files(source: ModelSource, card: dict[str, Any], out: Path) -> None:
-    """Tokenizer, generation settings, terms and card beside the weights."""
+def origin(source: ModelSource) -> dict[str, Any]:
+    """What the card of a model made from another says of that one: base, base_revision, kind, licence."""
+    entry = catalog.MODELS.get(source.name)
+    licence = "not known here; ask where the model came from"
+    if entry is not None:
+        gate = f"terms to accept at the hub page of {entry.hub_id}" if entry.gated else ""
+        licence = ". ".join(filter(None, [entry.licence, entry.terms or gate]))
+    is_path = source.folder == Path(source.name).expanduser() or source.name.endswith(".gguf")
+    base = Path(source.name).name if is_path else source.name
+    return {"base": base, "base_revision": source.revision, "kind": source.kind, "licence": licence}
+
+
+def copy_companions(source: ModelSource, out: Path) -> None:
+    """Copy tokenizer, generation settings and terms, which go with a model's weights."""
     wanted = {p for pattern in TERMS for p in source.folder.glob(pattern)} | {source.folder / n for n in TOKENIZER}
     for path in sorted(wanted):
         if path.is_file():
             shutil.copyfile(path, out / path.name)
+
+
+def _add_files(source: ModelSource, card: dict[str, Any], out: Path) -> None:
+    """Tokenizer, generation settings, terms and card beside the weights."""
+    copy_companions(source, out)
     more = {"bytes_per_parameter": round(card["stored_bytes"] / card["n_parameters"], 4)}
     more |= {"made_from": "a GGUF file, itself in few bits" if source.gguf else "safetensors"}
     more |= {"read_by": READ_BY[card["backend"]], "versions": footprint.versions()}

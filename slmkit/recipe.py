@@ -50,6 +50,8 @@ def class_weights(asked: str | None, codes: np.ndarray, n_classes: int) -> list[
         return None
     if asked != "balanced":
         raise InputError(f"class_weight must be 'balanced' or None; got {asked!r}")
+    if codes.ndim == 2:
+        raise InputError("class_weight goes with labels; a teacher's probabilities say themselves how much each counts")
     counts = np.bincount(codes, minlength=n_classes)
     return [float(weight) for weight in len(codes) / (n_classes * counts)]
 

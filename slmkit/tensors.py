@@ -1,8 +1,9 @@
-"""Reads single tensors of safetensors files into NumPy, bfloat16 too, which NumPy does not know."""
+"""Reads single tensors of safetensors files into NumPy, bfloat16 too, which NumPy does not know; copies chosen ones."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from slmkit.errors import AssetError, unknown
 
+_AT_ONCE = 1 << 26  # bytes of a tensor that are copied at a time
 _TYPES = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "U8": "u1", "I8": "i1", "I64": "<i8"}
 
 
@@ -44,17 +46,59 @@ def read(folder: str | Path, name: str) -> np.ndarray:
     raise unknown("tensor", name, known)
 
 
-def names(path: Path) -> list[str]:
-    """Names of the tensors in one file; `AssetError` for a file that cannot be read."""
-    return list(_header(path)[0])
-
-
 def read_file(path: Path, name: str) -> np.ndarray:
     """One tensor of one file, as `read` gives it."""
     header, start = _header(path)
     if name not in header:
         raise unknown("tensor", name, header)
     return _tensor(path, start, header[name])
+
+
+def names(place: str | Path) -> list[str]:
+    """Names of all tensors of a model's folder, or of one file; `AssetError` for a file that cannot be read."""
+    place = Path(place)
+    paths = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+    return [name for path in paths for name in _header(path)[0]]
+
+
+def copy(folder: str | Path, rename: Callable[[str], str | None], out: Path) -> int:
+    """Copy tensors of a model's folder into one file, bit by bit, without holding them in memory.
+
+    Parameters
+    ----------
+    folder : path
+        With *.safetensors files.
+    rename : callable
+        A tensor's name in, its name in the copy out; None leaves it out.
+    out : Path
+        The file to write.
+
+    Returns
+    -------
+    int
+        Bytes of the tensors copied.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    parts: list[tuple[Path, int, int]] = []
+    end = 0
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        found, start = _header(path)
+        for old, facts in found.items():
+            new, (first, last) = rename(old), facts["data_offsets"]
+            if new is not None:
+                header[new] = facts | {"data_offsets": [end, end + last - first]}
+                parts.append((path, start + first, last - first))
+                end += last - first
+    written = json.dumps(header).encode()
+    written += b" " * (-len(written) % 8)
+    with open(out, "wb") as file:
+        file.write(len(written).to_bytes(8, "little") + written)
+        for path, offset, n_bytes in parts:
+            with open(path, "rb") as source:
+                source.seek(offset)
+                for left in range(n_bytes, 0, -_AT_ONCE):
+                    file.write(source.read(min(left, _AT_ONCE)))
+    return end
 
 
 def _header(path: Path) -> tuple[dict[str, Any], int]:

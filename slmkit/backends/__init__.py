@@ -8,6 +8,7 @@ import pkgutil
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,6 +93,42 @@ def read(
 ) -> _reading.Reading | None:
     """Token ids as a training reads them, see `_reading.read`; None from a backend without tokenizer."""
     return _reading.read(engine, source, texts, answers)
+
+
+def block_distances(
+    source: ModelSource, texts: Sequence[str], *, last: bool, angles: bool, max_length: int = 256
+) -> np.ndarray:
+    """How far the hidden states are apart between any two places of a model: before each block, and after the last.
+
+    Torch only; `MissingExtra` says how to get it.
+
+    Parameters
+    ----------
+    source : ModelSource
+        In 16 bits.
+    texts : sequence of str
+    last : bool
+        Look at the last token of each text, and not at all of them.
+    angles : bool
+        Angles as shares of half a turn (0 the same direction, 1 the opposite one); else 1 minus the cosine.
+    max_length : int
+        Tokens read of each text.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_blocks + 1, n_blocks + 1)
+        Means over the tokens.
+    """
+    found = _torch_only("depth", "hidden states are read").distances
+    return np.asarray(found(prepare(source), texts, last=last, angles=angles, max_length=max_length))
+
+
+def _torch_only(module: str, what: str) -> Any:
+    """A module of the torch engine, for work that no other backend does."""
+    ok, reason = get("bnb").is_available()
+    if not ok:
+        raise MissingExtra(f"{what} with torch alone (backend bnb), which cannot run here: {reason}")
+    return importlib.import_module(f"{__name__}._torch.{module}")
 
 
 def load(

@@ -137,6 +137,10 @@ class TorchModel(LanguageModel):
         self._check("render a chat")
         return shared.chat_prompt(self._tokenizer, messages, self.source.name)
 
+    def dialogue_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        self._check("render a dialogue")
+        return completions.prompt(self.source, self._tokenizer, messages)
+
     def weight_bytes(self) -> int:
         return self._weight_bytes
 

@@ -107,7 +107,7 @@ def after(
     dict
         For the record and for `settle`, as JSON values: `checked`, the names of all checks that had something to look
         at; `before` and `after`, what those found that are not OK; `probes`, what the model says of five fixed
-        sentences, with which `slmkit doctor --model` compares it later; `seconds`, what looking took after the training.
+        sentences, with which `slmkit doctor --model` compares it later; `seconds`, what looking took afterwards.
     """
     began = time.perf_counter()
     out = replace(_outcome(plan, folder, history), losses=losses)

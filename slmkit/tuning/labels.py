@@ -124,7 +124,7 @@ def tune_labels(
     classes = [str(name) for name in tuned.classes_]
     own, floors = (metrics.score(truth, p, classes, positive=task.positive, seed=seed) for p in (proba, floor_proba))
     right, floor_right = (
-        np.array([classes[i] for i in p.argmax(axis=1)]) == np.array(truth) for p in (proba, floor_proba)
+        np.asarray(tuned.classes_)[p.argmax(axis=1)].astype(str) == truth for p in (proba, floor_proba)
     )
     told = TunedLabels(
         folder=folder,

@@ -101,6 +101,14 @@ def check_network(folder: Path) -> None:
             model_classes(config | settings_for_mlx(config))
         except InputError as error:
             raise InputError(f"the model in {folder} cannot run: {error}") from error
+    every, types = config.get("sliding_window_pattern") or 6, config.get("layer_types")
+    if config.get("model_type") == "gemma3_text" and types:
+        rule = ["sliding_attention" if (i + 1) % every else "full_attention" for i in range(len(types))]
+        if types != rule or "full_attention" not in rule:
+            raise InputError(
+                f"mlx-lm places the windows of Gemma 3 by a rule (every {every}th block sees everything), and the "
+                f"config.json in {folder} lists them otherwise: use backend bnb"
+            )
 
 
 def read(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
