@@ -26,7 +26,7 @@ FLOORS = {
     2: """
         estimator floor ways recipe lora classify finetune guard tuning cascade
         runs configurations pairs bitcosts verdict curve_words curve_series datasheets workshop
-        plots bit_plots fit_plots score_plots curve_plots
+        plots bit_plots fit_plots score_plots curve_plots rate_plots
     """,
     1: """
         backends tasks shapes footprint energy estimate prequantise
