@@ -144,7 +144,7 @@ class LoRAClassifier(ModelClassifier):
         source = backends.prepare(source)
         self.max_length_ = own["max_length"] = recipe.max_length(self.max_length, engine, source, texts)
         self._check_fits(source, bits, blocks, max(map(len, texts), default=0))
-        config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
+        config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__ if name in own})
         held_out = ([texts[i] for i in checked], likeliest[checked].tolist()) if len(checked) else None
         texts, codes = [texts[i] for i in learned], codes[learned]
         plan = Plan(engine, source, bits, config, texts, codes, self.classes_.tolist())

@@ -110,7 +110,8 @@ def of_losses(rates: list[float], losses: list[float]) -> Rates:
     """The suggestion that rates and the losses at them give; `InputError` when no loss is below the first ones."""
     smooth = smoothed(losses)
     lowest = int(np.argmin(smooth))
-    if smooth[lowest] > 0.99 * smooth[: max(1, len(smooth) // 10)].mean():
+    first = max(1, len(smooth) // 10)
+    if lowest < first or smooth[lowest] > 0.99 * smooth[:first].mean():
         raise InputError(
             f"the loss never fell between rates of {rates[0]:.1g} and {rates[-1]:.1g}: take more steps, or other bounds"
         )
