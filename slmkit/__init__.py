@@ -13,6 +13,7 @@ _WHERE = {
     "load": "backends",
     "memory": "ledger",
     "quantize": "prequantise",
+    "merge": "tuning.merging:merge",
     "prune": "tuning.pruning:prune",
     "study": "study",
     "learning_curve": "learning_curve",

@@ -56,8 +56,8 @@ def tune(
 ) -> None:
     """Tune a model on your rows: to sort texts by label, or to answer as in your dialogues.
 
-    The folder appears when all is done; Ctrl-C leaves nothing, and of a search its finished trials (in DIR-search), with
-    which the same command goes on.
+    The folder appears when all is done; Ctrl-C leaves nothing. Of a search the finished trials are kept in DIR-search,
+    and the same command goes on with them.
     """
     from slmkit import dialogues
 
@@ -92,7 +92,8 @@ def _answers(model: str, data: str, out: Path, how: Mapping[str, Any]) -> tuple[
     return {**asdict(told), "folder": str(told.folder)}, [
         f"{told.n_train:,} answers learned, {told.n_test:,} held out (n = {told.n_tokens:,} tokens)",
         f"loss on the held-out answers: {told.loss_before:.3f} before, {told.loss_after:.3f} after (nats a token)",
-        f"perplexity: {told.perplexity_before:.2f} before, {told.perplexity_after:.2f} after",
+        f"perplexity of the held-out answers: {told.learned}",
+        f"perplexity of a neutral text: {told.forgotten}",
         f"Use it: slmkit.load({model!r}, bits={bits}, adapter={str(told.folder)!r})",
     ]
 

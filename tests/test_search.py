@@ -22,7 +22,10 @@ from slmkit.errors import InputError
 from slmkit.tuning import rates
 from slmkit.tuning import rows as material
 
-WORDS = {"ham": ["lunch", "train", "flowers", "lovely", "tomorrow"], "spam": ["prize", "password", "card", "blocked", "claim"]}
+WORDS = {
+    "ham": ["lunch", "train", "flowers", "lovely", "tomorrow"],
+    "spam": ["prize", "password", "card", "blocked", "claim"],
+}
 
 
 @pytest.fixture
@@ -126,7 +129,10 @@ def test_a_search_goes_on_where_it_was_stopped_as_if_it_had_not_been(
     told: list[str] = []
     parts = slmkit.search("dummy", str(table), trials=4, out=tmp_path / "parts", say=told.append)
     pd.testing.assert_frame_equal(parts.frame.drop(columns="seconds"), whole.frame.drop(columns="seconds"))
-    assert told[0].startswith("2 of 4 trials to come, about") and len([line for line in told if line.startswith("trial ")]) == 2
+    assert (
+        told[0].startswith("2 of 4 trials to come, about")
+        and len([line for line in told if line.startswith("trial ")]) == 2
+    )
     with pytest.raises(InputError, match="trials of another search: .*seed 0 there, 1 now"):
         slmkit.search("dummy", str(table), trials=4, out=tmp_path / "parts", seed=1)
     with pytest.raises(InputError, match="trials must be at least 1; got 0"):
