@@ -36,6 +36,7 @@ _WHERE = {
     "read_runs": "runs",
 }
 _MODULES = (
+    "adapters",
     "backends",
     "bitcosts",
     "catalog",

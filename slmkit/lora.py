@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -69,11 +70,18 @@ class LoRAClassifier(ModelClassifier):
         See `Backend.train_lora`.
     guard_ : dict
         What the guard found, see `slmkit.guard.watch.after`; empty without checks.
+    checkpoints : str, Path or None
+        Set it to a folder of this one fit: a fit of the same rows goes on from what is there, to the same bits, and
+        clears it at its end. No parameter, since clones (cross-validation's) must not share a folder.
+    stop : threading.Event or None
+        Set it to an event; once that is set, `fit` ends after the present step with what it has learned.
     """
 
     method = "lora"
     needs = "decoder"  # what a study tunes; an encoder is tuned where this class is given one
     trains_weights = True
+    checkpoints: str | Path | None = None
+    stop: threading.Event | None = None
     later: ClassVar[Mapping[str, Any]] = {
         "checks": True,
         "way": None,
@@ -149,6 +157,8 @@ class LoRAClassifier(ModelClassifier):
         texts, codes = [texts[i] for i in learned], codes[learned]
         plan = Plan(engine, source, bits, config, texts, codes, self.classes_.tolist())
         early = watch.before(plan) if self.checks else []
+        kept = Path(self.checkpoints) if self.checkpoints is not None else None
+        patience = PATIENCE if held_out else None
         with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
             self.history_ = engine.train_lora(
                 plan.source,
@@ -159,12 +169,16 @@ class LoRAClassifier(ModelClassifier):
                 config=config,
                 out=Path(folder),
                 callback=self.progress,
-                watch=Watch(held_out=held_out, patience=PATIENCE if held_out else None),
+                watch=Watch(checkpoints=kept, stop=self.stop, held_out=held_out, patience=patience),
             )
             self._take(Path(folder))
             self.revision_, self.bits_ = source.revision, bits
             self.n_train_: int | None = len(texts)
             self.guard_ = watch.after(plan, Path(folder), self.history_, early) if self.checks else {}
+        if "stopped" in self.history_[-1]:  # half a training need not pass
+            return
+        if kept is not None:
+            backends.clear_checkpoints(kept)
         watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
 
     def _check_fits(self, source: ModelSource, bits: int, last_blocks: int | None, longest: int) -> None:

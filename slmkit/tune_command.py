@@ -51,19 +51,24 @@ def tune(
     find_lr: Annotated[
         bool, typer.Option("--find-lr", help="First find the learning rate by a short range test.")
     ] = False,
+    keep_partial: Annotated[
+        bool, typer.Option("--keep-partial", help="Learn no further: keep what DIR.partial holds, as it is.")
+    ] = False,
     backend: Annotated[str | None, typer.Option(help="bnb or mlx; the best that runs here by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Tune a model on your rows: to sort texts by label, or to answer as in your dialogues.
 
-    The folder appears when all is done; Ctrl-C leaves nothing. Of a search the finished trials are kept in DIR-search,
-    and the same command goes on with them.
+    The folder appears when all is done; until then DIR.partial keeps checkpoints (and of a search DIR-search the
+    finished trials), and the same command goes on from them.
     """
-    from slmkit import dialogues
+    from slmkit import backends, dialogues
 
-    lines = Lines()
+    lines, partial = Lines(), out.with_name(out.name + ".partial")
+    if found := backends.unfinished(partial):
+        lines.lasting(f"goes on from step {found[0]} of {found[1]} ({partial})")
     how: dict[str, Any] = {"bits": bits, "epochs": epochs, "learning_rate": learning_rate, "last_blocks": last_k}
-    how |= {"seed": seed, "train": train, "backend": backend}
+    how |= {"seed": seed, "train": train, "backend": backend, "keep_partial": keep_partial}
     how["progress"] = lambda event: lines.passing(about({"event": "tune", **event}))
     labels: dict[str, Any] = {"text_column": text_column, "label_column": label_column}
     labels |= {"class_weight": "balanced" if balanced else None, "early_stopping": early_stopping}
@@ -77,7 +82,7 @@ def tune(
         else:
             told = _labels(model, data, out, {**how, **labels, "way": method})
     except KeyboardInterrupt:
-        lines.lasting(f"stopped; nothing was written to {out}")
+        lines.lasting(_stopped(out, partial))
         raise typer.Exit(STOPPED) from None
     lines.passing("")
     print(json.dumps(told[0]) if as_json else "\n".join(told[1]))
@@ -89,7 +94,9 @@ def _answers(model: str, data: str, out: Path, how: Mapping[str, Any]) -> tuple[
 
     told = finetune(model, data, out=out, **how)
     bits = json.loads((told.folder / "finetune.json").read_text(encoding="utf-8"))["bits"]
+    where = f"{out.name}.partial still holds its checkpoint: remove it if you do not go on"
     return {**asdict(told), "folder": str(told.folder)}, [
+        *([f"stopped after step {len(told.history)}; {where}"] if told.stopped else []),
         f"{told.n_train:,} answers learned, {told.n_test:,} held out (n = {told.n_tokens:,} tokens)",
         f"loss on the held-out answers: {told.loss_before:.3f} before, {told.loss_after:.3f} after (nats a token)",
         f"perplexity of the held-out answers: {told.learned}",
@@ -140,6 +147,19 @@ def _with_search(
     found = search(model, data, trials=how["n"], out=folder, say=lines.lasting, **{n: how[n] for n in names}, **columns)
     lines.lasting(*found.lines())
     return dict(found.best)
+
+
+def _stopped(out: Path, partial: Path) -> str:
+    """What to say after Ctrl-C: what is kept, and how to go on."""
+    from slmkit import backends
+
+    found = backends.unfinished(partial)
+    if not found:
+        return f"stopped; nothing was written to {out}"
+    return (
+        f"stopped; {partial} keeps step {found[0]} of {found[1]}. The same command goes on from there; with "
+        "--keep-partial it keeps that as it is"
+    )
 
 
 def _refuse(labels: Mapping[str, Any], data: str) -> None:

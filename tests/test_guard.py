@@ -443,6 +443,24 @@ def test_a_failure_after_the_training_raises_and_leaves_a_fitted_classifier(
     assert classifier.predict(TEXTS[:2]).shape == (2,)
 
 
+def test_an_adapter_that_does_not_load_is_a_finding_and_no_crash(trained: Any, tmp_path: Path) -> None:
+    plan, folder, history = trained
+    shutil.copytree(folder, tmp_path / "x")
+    (tmp_path / "x" / "adapter_config.json").unlink()
+    (entry,) = watch.after(plan, tmp_path / "x", history)["after"]
+    assert (entry["name"], entry["status"]) == ("loads", FAIL) and "adapter_config.json" in entry["found"]
+
+
+def test_the_guard_works_on_mlx(tiny_decoder: ModelSource, tmp_path: Path) -> None:
+    ok, why = backends.get("mlx").is_available()
+    if not ok:
+        pytest.skip(why)
+    plan = replace(labelled(tiny_decoder, TEXTS[:40], CODES[:40], epochs=5), engine=backends.get("mlx"))
+    assert {one.status for one in watch.before(plan)} == {OK}
+    record = watch.after(plan, tmp_path, watch.train(plan, tmp_path))
+    assert record["after"] == [] and {"weights moved", "target modules", "batched = single"} <= set(record["checked"])
+
+
 def test_finetune_writes_what_was_found(tiny_chat_decoder: ModelSource, tmp_path: Path) -> None:
     import json
 

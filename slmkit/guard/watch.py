@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from slmkit.assets import ModelSource
+from slmkit.backends.base import Backend
 from slmkit.errors import InputError, SlmkitError
 from slmkit.guard import aftermath, checks, findings, reloaded
 from slmkit.guard.findings import FAIL, OK, Finding
@@ -39,7 +41,7 @@ def before(plan: Plan) -> list[Finding]:
     InputError
         With all findings, when one of them is a failure.
     """
-    found = findings.run(checks.BEFORE, plan)
+    found = findings.run(checks.BEFORE, plan, strict=True)
     findings.settle(found, f"before tuning {plan.source.name}")
     steps = plan.config.epochs * math.ceil(len(plan.texts) / plan.config.batch_size)
     if steps >= LONG_STEPS:
@@ -114,10 +116,8 @@ def after(
     found = findings.run(aftermath.FILES, out)
     probes = None
     if not any(finding.status == FAIL and finding.name == "head" for finding in found):
-        with plan.engine.load(plan.source, bits=plan.bits, adapter=folder) as model:
-            out = replace(out, model=model)
-            found += findings.run(reloaded.LOADED, out)
-            probes = out.probe_values
+        looked, probes = loaded(plan.engine, plan.source, plan.bits, out)
+        found += looked
     return {
         "checked": [finding.name for finding in (*earlier, *found)],
         "before": [finding.to_dict() for finding in earlier if finding.status != OK],
@@ -125,6 +125,19 @@ def after(
         "probes": None if probes is None else np.round(probes, 6).tolist(),
         "seconds": round(time.perf_counter() - began, 3),
     }
+
+
+def loaded(engine: Backend, source: ModelSource, bits: int, out: Outcome) -> tuple[list[Finding], np.ndarray | None]:
+    """Load a model with its adapter, look at it, and say what it says of the fixed sentences."""
+    try:
+        with engine.load(source, bits=bits, adapter=out.folder) as model:
+            out = replace(out, model=model)
+            return findings.run(reloaded.LOADED, out), out.probe_values
+    except SlmkitError as error:
+        remedy = "put back the files as they were saved, or train again"
+        return [Finding("loads", FAIL, str(error), "it cannot be used", remedy)], None
+    except Exception as error:  # no memory for a second load, for one
+        return [findings.unseen("loads", error)], None
 
 
 def settle(plan: Plan, record: Mapping[str, Any], then: str) -> None:

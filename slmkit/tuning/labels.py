@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import slmkit
-from slmkit import assets, data, files, leaks, metrics, modelcards, tasks
+from slmkit import assets, backends, data, files, leaks, metrics, modelcards, tasks
 from slmkit.backends.base import Progress
 from slmkit.errors import InputError
 from slmkit.floor import FloorClassifier
@@ -77,6 +78,7 @@ def tune_labels(
     train: int | None = None,
     test: int | None = None,
     seed: int = 0,
+    keep_partial: bool = False,
     progress: Progress | None = None,
     **params: Any,
 ) -> TunedLabels:
@@ -89,7 +91,8 @@ def tune_labels(
     data_set : str, Path or DataFrame
         A task's name, or a table with texts and labels.
     out : path
-        A new or an empty folder. It appears when all is done, or not at all.
+        A new or an empty folder. It appears when all is done, or not at all. Until then OUT.partial beside it holds
+        checkpoints, and the same call goes on from them.
     text_column, label_column : str or None
         Of a table; None guesses them.
     train, test : int or None
@@ -97,6 +100,8 @@ def tune_labels(
         groups stay on one side.
     seed : int
         Of the split and of the training.
+    keep_partial : bool
+        Learn no further: keep what OUT.partial holds, as it is.
     progress : callable or None
         Gets the events of `Backend.train_lora`.
     params
@@ -116,7 +121,12 @@ def tune_labels(
     texts, labels = split.train["text"].tolist(), split.train["label"].tolist()
     asked, truth = split.test["text"].tolist(), split.test["label"].tolist()
     tuned = LoRAClassifier(model, seed=seed, **params)
-    tuned.progress = progress
+    tuned.progress, tuned.checkpoints = progress, folder.with_name(folder.name + ".partial")
+    if keep_partial:
+        if backends.unfinished(Path(tuned.checkpoints)) is None:
+            raise InputError(f"{tuned.checkpoints} holds no checkpoint: there is nothing to keep")
+        tuned.stop = threading.Event()
+        tuned.stop.set()
     tuned.fit(texts, labels)
     floor = FloorClassifier().fit(texts, labels)
     proba, floor_proba = tuned.predict_proba(asked), floor.predict_proba(asked)
