@@ -18,6 +18,8 @@ _WHERE = {
     "study": "study",
     "learning_curve": "learning_curve",
     "finetune": "finetune",
+    "find_lr": "tuning.rates",
+    "search": "tuning.search",
     "read": "data",
     "split": "splits",
     "check_leaks": "leaks:check",

@@ -24,9 +24,9 @@ FLOORS = {
         report report_tables cards study learning_curve plan arguments folder evaluate bulk
     """,
     2: """
-        estimator floor classify finetune guard tuning cascade
+        estimator floor ways recipe lora classify finetune guard tuning cascade
         forgetting runs configurations pairs bitcosts verdict curve_words curve_series datasheets workshop
-        plots bit_plots fit_plots score_plots curve_plots
+        plots bit_plots fit_plots score_plots curve_plots rate_plots
     """,
     1: """
         backends tasks shapes footprint energy estimate prequantise modelcards
