@@ -34,6 +34,7 @@ _WHERE = {
     "read_runs": "runs",
 }
 _MODULES = (
+    "adapters",
     "backends",
     "bitcosts",
     "catalog",

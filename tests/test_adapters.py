@@ -151,6 +151,7 @@ def test_an_adapter_of_another_program_converts_without_what_slmkit_writes_down(
         "adapter_config.json",
         "adapters.safetensors",
     ]
+    assert "\nlibrary_name: mlx\n" in (there / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_copy_in_the_cache_is_made_once_and_anew_when_the_adapter_changed(
