@@ -223,20 +223,23 @@ def tune(
     seed: Annotated[int, typer.Option(help="Splits and trains anew.")] = 0,
     train: Annotated[int | None, typer.Option(metavar="N", help="Dialogues to learn; a fifth is held out.")] = None,
     backend: Annotated[str | None, typer.Option(help="bnb or mlx; the best that runs here by default.")] = None,
+    keep_partial: Annotated[
+        bool, typer.Option("--keep-partial", help="Learn no further: make an adapter of what DIR.partial keeps.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Tune a model to answer as in your dialogues, with an adapter; only answers are learned, and where they end.
 
     This is for dialogues alone: to sort texts by label use slmkit study or slmkit.LoRAClassifier. The folder appears
-    when all is done; Ctrl-C leaves nothing.
+    when all is done; until then DIR.partial keeps checkpoints, and the same command goes on from them.
     """
     from slmkit import tune_command
 
     how: dict[str, Any] = {"method": method, "bits": bits, "epochs": epochs, "last_blocks": last_k, "seed": seed}
     try:
-        tune_command.run(model, data, out, as_json, **how, train=train, backend=backend)
+        tune_command.run(model, data, out, as_json, **how, train=train, backend=backend, keep_partial=keep_partial)
     except KeyboardInterrupt:
-        _say(f"\nstopped; nothing was written to {out}")
+        _say(f"\n{tune_command.stopped(out)}")
         raise typer.Exit(STOPPED) from None
 
 

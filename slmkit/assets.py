@@ -64,13 +64,14 @@ class ModelSource:
 
 
 @contextmanager
-def atomic_folder(final: Path) -> Iterator[Path]:
+def atomic_folder(final: Path, within: Path | None = None) -> Iterator[Path]:
     """Give an empty folder to fill; on success it gets a manifest and becomes `final`, on failure it is gone.
 
-    Somebody else's finished `final` is kept.
+    Somebody else's finished `final` is kept. It is filled beside `final`, or `within` a folder on the same disk.
     """
-    final.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+    within = within or final.parent
+    within.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=within))
     try:
         yield aside
         write_manifest(aside)

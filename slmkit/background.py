@@ -22,13 +22,13 @@ from typing import IO, Any, Self
 
 from slmkit import calls, energy, files, jobs, text
 from slmkit.backends import _memory
-from slmkit.errors import InputError
+from slmkit.errors import InputError, SlmkitError
 
 log = logging.getLogger(__name__)
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 EVERY_S = 0.25  # callbacks come at most four times a second
 LINES = 1000  # the newest lines of a log that are kept in memory
-TOGETHER_S = 0.5  # a wait looks up this often, so that Ctrl-C reaches it on every system
+LOOK_S = 0.5  # a wait looks up this often, so that Ctrl-C reaches it on every system
 _OURS = ("progress", "cancel")
 
 
@@ -136,7 +136,8 @@ class Job:
     @property
     def log(self) -> list[str]:
         """A copy of the lines so far."""
-        return list(self._lines)
+        with self._lock:
+            return list(self._lines)
 
     def watch(self, callback: Watcher) -> Self:
         """Have a function called with a `Snapshot` at most four times a second, and once when the job has ended.
@@ -191,7 +192,7 @@ class Job:
             raise InputError("this job was not started; call start() first")
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self._ended.is_set():
-            left = TOGETHER_S if deadline is None else min(TOGETHER_S, deadline - time.monotonic())
+            left = LOOK_S if deadline is None else min(LOOK_S, deadline - time.monotonic())
             if left <= 0:
                 return False
             self._ended.wait(left)
@@ -222,11 +223,12 @@ class Job:
                 if self._cancel.is_set() and getattr(self._result, "stopped", False):
                     state, said = CANCELLED, "stopped on request"
             except BaseException as error:
-                state = CANCELLED if isinstance(error, jobs.Cancelled) else FAILED
-                said = jobs.describe(error)
-                if state == FAILED:
+                state, said = FAILED, jobs.describe(error)
+                if isinstance(error, jobs.Cancelled) or (self._cancel.is_set() and isinstance(error, SlmkitError)):
+                    state, error = CANCELLED, jobs.Cancelled(said)
+                else:
                     self._line(*traceback.format_exception(error))
-                _forget_frames(error)
+                    _forget_frames(error)
                 self._error = error
             self._call = None
             if self._error is not None:
@@ -283,13 +285,14 @@ class Job:
     def _line(self, *documents: str) -> None:
         for line in "\n".join(documents).rstrip().splitlines():
             told = text.clean_document(line, 2000)
-            self._lines.append(told)
+            with self._lock:
+                self._lines.append(told)
             if self._file is not None:
                 try:
                     self._file.write(f"{datetime.now():%H:%M:%S} {told}\n")
                 except (OSError, ValueError) as error:  # a full disk must not end the work
                     self._file = None
-                    self._lines.append(f"the log file cannot be written any more: {error}")
+                    self._line(f"the log file cannot be written any more: {error}")
 
     @contextmanager
     def _listening(self) -> Iterator[None]:

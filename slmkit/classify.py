@@ -6,6 +6,7 @@ Each is one class; `METHODS` lists them by the name that `slmkit study --methods
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from slmkit import assets, backends, estimate, modelcards, prompts
 from slmkit.assets import ModelSource
-from slmkit.backends.base import LoRAConfig
+from slmkit.backends.base import LoRAConfig, Watch
 from slmkit.errors import InputError, unknown
 from slmkit.estimator import FILE, ModelClassifier, TextClassifier, read_saved, weighted
 from slmkit.floor import FloorClassifier, as_softmax
@@ -215,11 +216,18 @@ class LoRAClassifier(ModelClassifier):
         See `Backend.train_lora`.
     guard_ : dict
         What the guard found, see `slmkit.guard.watch.after`; empty without checks.
+    checkpoints : str, Path or None
+        Set it to a folder of this one fit: a fit of the same rows goes on from what is there, to the same bits, and
+        clears it at its end. No parameter, since clones (cross-validation's) must not share a folder.
+    stop : threading.Event or None
+        Set it to an event; once that is set, `fit` ends after the present step with what it has learned.
     """
 
     method = "lora"
     needs = "decoder"
     trains_weights = True
+    checkpoints: str | Path | None = None
+    stop: threading.Event | None = None
 
     def __init__(
         self,
@@ -260,6 +268,7 @@ class LoRAClassifier(ModelClassifier):
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
         plan = Plan(engine, backends.prepare(source), self.bits, config, texts, codes, self.classes_.tolist())
         early = watch.before(plan) if self.checks else []
+        kept = Path(self.checkpoints) if self.checkpoints is not None else None
         with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
             self.history_ = engine.train_lora(
                 plan.source,
@@ -270,11 +279,16 @@ class LoRAClassifier(ModelClassifier):
                 config=config,
                 out=Path(folder),
                 callback=self.progress,
+                watch=Watch(checkpoints=kept, stop=self.stop),
             )
             self._take(Path(folder))
             self.revision_ = source.revision
             self.n_train_: int | None = len(texts)
             self.guard_ = watch.after(plan, Path(folder), self.history_, early) if self.checks else {}
+        if "stopped" in self.history_[-1]:  # half a training need not pass
+            return
+        if kept is not None:
+            backends.clear_checkpoints(kept)
         watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
 
     def _check_fits(self, source: ModelSource, longest: int) -> None:

@@ -46,6 +46,7 @@ def learning_curve(
     offline, and learning_curve.json.
     """
     from slmkit import learning_curve as curve
+    from slmkit import text
     from slmkit.console import Progress, show_table
 
     result = curve.learning_curve(
@@ -68,9 +69,11 @@ def learning_curve(
     )
     if as_json:
         print(json.dumps(curve.document(result), ensure_ascii=False))
-        return
-    names, cells = curve.table(result)
-    show_table(f"{result.task}: accuracy in percent (95 % interval)", names, cells)
-    for sentence in result.sentences:
-        print(f"- {sentence}")
-    print(f"{result.out / curve.PAGE}")
+    else:
+        names, cells = curve.table(result)
+        show_table(f"{text.clean(result.task, 80)}: accuracy in percent (95 % interval)", names, cells)
+        for sentence in result.sentences:
+            print(f"- {sentence}")
+        print(result.out / curve.PAGE)
+    if result.failed and all(run.method == "floor" for run in result.runs):
+        raise typer.Exit(2)

@@ -11,13 +11,14 @@ import plotly.graph_objects as go
 
 from slmkit import text
 from slmkit.errors import InputError
-from slmkit.score_plots import FAINT, LINE, NAME_LIMIT, base_layout
+from slmkit.score_plots import FAINT, LINE, NAME_LIMIT, base_layout, wrapped
 
 COLUMNS = (
     "task", "series", "method", "kind", "labels", "labels_low", "labels_high", "accuracy", "low", "high", "n_test",
     "seeds", "measured",
 )  # fmt: skip
 KINDS = ("point", "run", "fit", "level", "crossing")
+APART = 1.02  # factor between the markers of two curves at one size
 FLOOR = ("#7a7a7a", "x")
 STYLES = (  # Okabe & Ito (2008); the marker tells them apart without colour
     ("#0072B2", "circle"),
@@ -57,10 +58,13 @@ def learning_curve(frame: pd.DataFrame) -> go.Figure:
     names = list(dict.fromkeys(frame.loc[frame["method"] != "floor", "series"]))
     floor = set(frame.loc[frame["method"] == "floor", "series"])
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)} | dict.fromkeys(floor, FLOOR)
+    place = {name: i for i, name in enumerate(dict.fromkeys(frame.loc[frame["kind"] == "point", "series"]))}
     parts = {kind: frame[frame["kind"] == kind] for kind in KINDS}
     figure = go.Figure()
     for kind, draw in (("fit", _curves), ("run", _runs), ("point", _points)):
         for name, rows in parts[kind].groupby("series", sort=False):
+            if kind != "fit":  # side by side, so that no bar hides another
+                rows = rows.assign(x=rows["labels"] * APART ** (place[str(name)] - (len(place) - 1) / 2))
             figure.add_traces(draw(str(name), rows, *styles[str(name)]))
     for row in _each(parts["level"]):
         _level(figure, row, styles[row.series][0])
@@ -74,7 +78,7 @@ def _curves(name: str, rows: pd.DataFrame, colour: str, symbol: str) -> list[go.
     """The band, and the curve: solid as far as was measured, dashed beyond."""
     rows = rows.sort_values("labels")
     end = float(rows["measured"].iloc[0])
-    common = {"legendgroup": name, "showlegend": False, "hoverinfo": "skip", "mode": "lines"}
+    common = {"legendgroup": text.escape(name, NAME_LIMIT), "showlegend": False, "hoverinfo": "skip", "mode": "lines"}
     band = go.Scatter(
         x=[*rows["labels"], *rows["labels"][::-1]],
         y=[*(100 * rows["high"]), *(100 * rows["low"])[::-1]],
@@ -103,12 +107,12 @@ def _runs(name: str, rows: pd.DataFrame, colour: str, symbol: str) -> list[go.Sc
     ]
     return [
         go.Scatter(
-            x=rows["labels"],
+            x=rows["x"],
             y=100 * rows["accuracy"],
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 6},
             opacity=0.4,
-            legendgroup=name,
+            legendgroup=text.escape(name, NAME_LIMIT),
             showlegend=False,
             hovertext=told,
             hoverinfo="text",
@@ -124,7 +128,7 @@ def _points(name: str, rows: pd.DataFrame, colour: str, symbol: str) -> list[go.
     ]
     return [
         go.Scatter(
-            x=rows["labels"],
+            x=rows["x"],
             y=100 * rows["accuracy"],
             mode="markers",
             marker={"color": colour, "symbol": symbol, "size": 12},
@@ -133,7 +137,7 @@ def _points(name: str, rows: pd.DataFrame, colour: str, symbol: str) -> list[go.
                 "array": 100 * (rows["high"] - rows["accuracy"]), "arrayminus": 100 * (rows["accuracy"] - rows["low"]),
             },
             name=text.escape(name, NAME_LIMIT),
-            legendgroup=name,
+            legendgroup=text.escape(name, NAME_LIMIT),
             hovertext=told,
             hoverinfo="text",
         )
@@ -187,8 +191,14 @@ def _crossing(figure: go.Figure, row: Any, colour: str, number: int) -> None:
 
 
 def about(labels: float) -> str:
-    """A number of labels read off a curve, in two digits: "about 140 labels"."""
-    return f"about {float(f'{labels:.2g}'):,.0f} labels"
+    """A number of labels read off a curve: "about 140 labels"."""
+    return f"about {number(labels)} labels"
+
+
+def number(labels: float) -> str:
+    """A number of labels no finer than a curve tells it: whole below 100, tens below 1000, then two digits."""
+    step = 1 if labels < 100 else max(10, 10 ** (math.floor(math.log10(labels)) - 1))
+    return f"{step * round(labels / step):,}"
 
 
 def _each(rows: pd.DataFrame) -> Iterator[Any]:
@@ -206,7 +216,7 @@ def _layout(frame: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> dict[str, ob
     ticks = [*sizes, *([2 * sizes[-1]] if max(ends) > sizes[-1] else [])]
     shown = pd.concat([points, parts["level"], parts["fit"][parts["fit"]["labels"] >= sizes[0]]])
     low, high = 100 * float(points["low"].min()), 100 * float(shown["high"].max())
-    low = min(low, 100 * float(shown["accuracy"].min()))
+    low = min([low, *(100 * parts["level"]["low"])])
     room = 0.06 * max(high - low, 2.0)
     n_test = sorted({int(n) for n in points["n_test"]})
     rows = f"{n_test[0]}" if len(n_test) == 1 else f"{n_test[0]} to {n_test[-1]}"
@@ -215,8 +225,10 @@ def _layout(frame: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> dict[str, ob
         "and bands are 95 % intervals, small markers single seeds; lines are fitted, dashed where nothing was measured"
     )
     n_rows = -(-len(set(points["series"])) // 2)
+    base = base_layout("Is it worth labelling more?", "")
+    base["title"]["subtitle"]["text"] = wrapped(small, 78)
     return {
-        **base_layout("Is it worth labelling more?", small),
+        **base,
         "height": 560 + 24 * n_rows,
         "xaxis": {
             "type": "log", "title": {"text": "Labels learned from, logarithmic"}, "tickvals": ticks,
@@ -228,5 +240,5 @@ def _layout(frame: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> dict[str, ob
             "gridcolor": FAINT, "zeroline": False, "linecolor": LINE,
         },
         "legend": {"orientation": "h", "x": 0, "y": -0.16, "yanchor": "top"},
-        "margin": {"l": 76, "r": 24 if parts["level"].empty else 150, "t": 110, "b": 90 + 24 * n_rows},
+        "margin": {"l": 76, "r": 24 if parts["level"].empty else 150, "t": 120, "b": 90 + 24 * n_rows},
     }  # fmt: skip

@@ -6,7 +6,7 @@ All series are resampled together, so that a lead over the floor is a paired dif
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,16 @@ def series_of(sizes: Sequence[int], found: Sequence[Run], out: Path) -> Iterator
     for runs in groups.values():
         whole = tuple(size for size in sizes if all((size, seed) in runs for seed in seeds))
         largest = max(whole or [size for size, _ in runs])
-        (config,) = configurations([run for (size, _), run in runs.items() if size == largest])
+        config, *_ = configurations([run for (size, _), run in runs.items() if size == largest])
         right = {(size, seed): _right(runs[size, seed], out) for size in whole for seed in seeds}
         made.append((config, Series(config.name, config.phrase, config.first.method, runs, whole, seeds, right)))
     made.sort(key=lambda pair: (not pair[0].is_floor, -pair[0].accuracy))
-    yield from (series for _, series in made)
+    names = [series.name for _, series in made]
+    for i, series in enumerate(series for _, series in made):
+        if twins := names[:i].count(series.name):  # models in two folders of one name
+            mark = f" #{twins + 1}"
+            series = replace(series, name=series.name + mark, phrase=series.phrase + mark)
+        yield series
 
 
 def _right(run: Run, folder: Path) -> np.ndarray:
@@ -76,7 +81,6 @@ class Curve:
         drawn = [one for one in self.series if len(one.sizes) > 1 and not one.is_level]
         self.fits = {one.name: curves.fit(one.sizes, self._of(one)) for one in drawn}
         self.floor = next((one for one in self.series if one.method == "floor"), None)
-        self.sizes = sorted({size for one in self.series if not one.is_level for size in one.sizes})
 
     def _of(self, one: Series) -> np.ndarray:
         return np.stack([self.errors[one.name, size] for size in one.sizes], axis=1)

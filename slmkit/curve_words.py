@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slmkit import text
-from slmkit.curve_plots import about
+from slmkit.curve_plots import about, number
 from slmkit.curves import Bound
 
 Interval = tuple[float, float, float]  # value, low, high
@@ -74,7 +74,9 @@ def sentences(answers: Sequence[Answer], levels: Sequence[dict[str, Any]], n_tes
     """
     others = [answer for answer in answers if answer.crossing is not None]
     said = [_capital(_lead(answer, n_test, seeds)) for answer in others]
-    if not others and not levels:
+    if not others and any(answer.method != "floor" for answer in answers):
+        said.append("The floor did not come out at two sizes or more, so nothing here is compared with it.")
+    elif not others and not levels:
         said.append("Only the floor was run, so nothing here shows what a model would bring.")
     said += [_capital(_level(level)) for level in levels]
     said += [_capital(_more(answer)) for answer in answers if answer.next_point is not None]
@@ -90,26 +92,24 @@ def _lead(answer: Answer, n_test: str, seeds: int) -> str:
     bound, name = answer.crossing, answer.phrase
     assert bound is not None
     first, last = bound.first, bound.measured
-    at_end = f"its lead at {last:,} labels: {_points(answer.leads[last])}" if last in answer.leads else ""
     rows = f"n = {n_test} test rows, {seeds} seed{'s' * (seeds > 1)}"
+    at_end = f"its lead at {last:,} labels: {_points(answer.leads[last])[:-1]}; {rows})"
     if answer.overlap:
-        return (
-            f"{name} and the floor cannot be told apart at any size from {first:,} to {last:,} labels: the intervals "
-            f"overlap everywhere ({at_end}; {rows})."
-        )
+        told_apart = f"{name} and the floor cannot be told apart at any size from {first:,} to {last:,} labels"
+        return f"{told_apart}: the intervals overlap everywhere; {at_end}."
     if bound.labels is not None and bound.labels <= first:
-        return f"{name} is ahead of the floor from {first:,} labels on, the fewest measured; {at_end} ({rows})."
+        return f"{name} is ahead of the floor from {first:,} labels on, the fewest measured; {at_end}."
     if not bound.extrapolated:
-        return f"{name} is ahead of the floor from {about(bound.labels or 0)} on ({_span(bound)}); {at_end} ({rows})."
+        return f"{name} is ahead of the floor from {about(bound.labels or 0)} on ({_span(bound)}); {at_end}."
     lost = ""
     if answer.lead_until is not None:
         lost = f"; it is ahead only up to {about(answer.lead_until)}, then the floor is"
     inside = f"{name} does not stay ahead of the floor within the measured range, {first:,} to {last:,} labels{lost}"
     if bound.labels is None:
-        limit = f"{bound.limit:,.0f}"
-        return f"{inside}; {at_end}, and by the fitted curves not up to {limit} either, twice that ({rows})."
-    later = f"by the fitted curves it would be from {about(bound.labels)} on, an extrapolation ({_span(bound)}; {rows})"
-    return f"{inside}; {at_end}; {later}."
+        later = f"by the fitted curves not up to {bound.limit:,.0f} either, twice that"
+    else:
+        later = f"by the fitted curves it would be from {about(bound.labels)} on, an extrapolation ({_span(bound)})"
+    return f"{inside}; {later}; {at_end}."
 
 
 def _level(level: dict[str, Any]) -> str:
@@ -138,11 +138,11 @@ def _more(answer: Answer) -> str:
 
 def _span(bound: Bound) -> str:
     """The interval of a bound, open ends named."""
-    low = "more than" if bound.low is None else f"{bound.low:,.0f}"
-    if bound.low is not None and bound.low <= bound.first:
-        low = f"{bound.first:,} or fewer"
-    high = f"more than {bound.limit:,.0f}" if bound.high is None else f"{bound.high:,.0f}"
-    return f"95 %: {high}" if bound.low is None else f"95 %: {low} to {high}"
+    high = f"more than {bound.limit:,.0f}" if bound.high is None else number(bound.high)
+    if bound.low is None:
+        return f"95 %: {high}"
+    low = f"{bound.first:,} or fewer" if bound.low <= bound.first else number(bound.low)
+    return f"95 %: {low} to {high}"
 
 
 def _points(value: Interval) -> str:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import sys
+import threading
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ import pandas as pd
 import slmkit
 from slmkit import assets, backends, dialogues, estimate, files, forgetting, modelcards
 from slmkit.assets import ModelSource
-from slmkit.backends.base import Backend, LoRAConfig, Progress
+from slmkit.backends.base import Backend, LoRAConfig, Progress, Watch
 from slmkit.dialogues import Dialogue
 from slmkit.errors import InputError, unknown
 from slmkit.guard import watch
@@ -75,6 +78,11 @@ class Tuned:
     forgotten: forgetting.Change
 
     @property
+    def stopped(self) -> bool:
+        """Whether it was told to stop before its last step."""
+        return any("stopped" in entry for entry in self.history)
+
+    @property
     def perplexity_before(self) -> float:
         """exp of `loss_before`."""
         return math.exp(self.loss_before)
@@ -106,6 +114,8 @@ def finetune(
     seed: int = 0,
     checks: bool = True,
     progress: Progress | None = None,
+    stop: threading.Event | None = None,
+    keep_partial: bool = False,
 ) -> Tuned:
     """Tune a decoder on dialogues: it learns the answers, and where they end, and nothing of the questions.
 
@@ -116,12 +126,13 @@ def finetune(
     data : str, Path or DataFrame
         "domain_dialogues", or what `slmkit.dialogues.read` reads.
     out : path
-        A new folder for the adapter. It appears when all is done, or not at all.
+        A new folder for the adapter. It appears when all is done, or not at all. Until then OUT.partial beside it holds
+        checkpoints; the same call goes on from them, after a kill too, to the same weights bit for bit.
     bits : {16, 8, 4} or None
         How the frozen weights are stored; None takes the method's own.
     method : {"lora", "qlora", "last-k"}
         Adapters on all blocks over 16 bits; the same over 4 (or 8) bits, for less memory; adapters on the last blocks
-        alone, which is quicker, since those below are run once.
+        alone, which is quicker, since those below are run once (on backend mlx in every epoch).
     backend : str or None
     train : int or None
         Dialogues to learn from; None takes all that are not held out.
@@ -137,6 +148,10 @@ def finetune(
         then go unnoticed, and `slmkit doctor --model` has nothing to compare the folder with.
     progress : callable or None
         Gets the events of `Backend.train_completion`.
+    stop : threading.Event or None
+        Once it is set, what was learned so far is written to `out`; OUT.partial stays, so that it can be gone on with.
+    keep_partial : bool
+        Learn no further: make an adapter of the checkpoint that an interrupted call left, given the same settings.
 
     Returns
     -------
@@ -149,6 +164,8 @@ def finetune(
         after the training the folder is kept).
     """
     folder = _new_folder(Path(out))
+    partial = partial_of(folder)
+    safety = _safety(partial, stop, keep_partial)
     source = assets.resolve(model)
     bits, last_blocks = _choose(method, bits, last_blocks, source)
     split = dialogues.split(data, seed=seed, train=train, test_share=test_share)
@@ -174,9 +191,9 @@ def finetune(
     plan = Plan(engine, source, bits, config, asked[0], **told)
     early = watch.before(plan) if checks else []
     before, neutral = _score(engine, source, bits, None, asked[1], answers[1], max_length)
-    with files.on_disk(folder), assets.atomic_folder(folder) as aside:
+    with files.on_disk(folder), _beside(folder) as aside:
         history = engine.train_completion(
-            source, asked[0], answers[0], bits=bits, config=config, out=aside, callback=progress
+            source, asked[0], answers[0], bits=bits, config=config, out=aside, callback=progress, watch=safety
         )
         after, neutral_after = _score(engine, source, bits, aside, asked[1], answers[1], max_length)
         change, forgotten = forgetting.compare(before, after), forgetting.compare(neutral, neutral_after)
@@ -191,7 +208,9 @@ def finetune(
         }
         about |= {"bits": bits, "method": method, "config": asdict(config), "data": _about_data(data), "guard": guard}
         _write(aside, tuned, about, source)
-    watch.settle(plan, guard, f"the adapter is kept in {folder}")
+    if not tuned.stopped:  # half a training need not pass
+        backends.clear_checkpoints(partial)
+        watch.settle(plan, guard, f"the adapter is kept in {folder}")
     return tuned
 
 
@@ -199,6 +218,36 @@ def _new_folder(out: Path) -> Path:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"out must be a new or an empty folder; {out} exists. Choose another one or remove it")
     return out
+
+
+def partial_of(out: Path) -> Path:
+    """Where the checkpoints of a tuning stand until its adapter is in place."""
+    return out.with_name(out.name + ".partial")
+
+
+def _safety(partial: Path, stop: threading.Event | None, keep_partial: bool) -> Watch:
+    if keep_partial:
+        if backends.unfinished(partial) is None:
+            raise InputError(
+                f"{partial} holds no checkpoint: there is nothing to keep. Tune without keep_partial first"
+            )
+        stop = threading.Event()
+        stop.set()
+    return Watch(checkpoints=partial, stop=stop)
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    """A folder to fill among the checkpoints; what killed calls left there is removed."""
+    partial = partial_of(folder)
+    for left in partial.glob(f".{folder.name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    try:
+        with assets.atomic_folder(folder, partial) as aside:
+            yield aside
+    finally:
+        with suppress(OSError):  # it holds checkpoints
+            partial.rmdir()
 
 
 def _choose(method: str, bits: int | None, last_blocks: int | None, source: ModelSource) -> tuple[int, int | None]:

@@ -21,15 +21,18 @@ import plotly.graph_objects as go
 
 from slmkit import arguments, files, plots, report, study, text
 from slmkit import plan as planning
+from slmkit.backends.base import check_bits
 from slmkit.curve_series import Curve, series_of
 from slmkit.curve_words import Answer, sentences
-from slmkit.errors import SlmkitError
+from slmkit.errors import InputError, SlmkitError, listed
 from slmkit.runs import Run
+from slmkit.verdict import findings
 
 METHODS = ("embedding", "prompt")
 SIZES = (16, 32, 64, 128, 256)
 FILE = "learning_curve.json"
 PAGE = "learning_curve.html"
+LEAST = 2  # rows a class: what a classifier can be cross-validated on
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def learning_curve(
     accept_license: bool = False,
     backend: str | None = None,
     params: Mapping[str, Mapping[str, Any]] | None = None,
-    measure_s: float = 1.0,
+    measure_s: float = 0.5,
     out: str | Path = "learning_curve",
     progress: study.Progress | None = None,
     cancel: threading.Event | None = None,
@@ -110,8 +113,8 @@ def learning_curve(
         Of "embedding", "lora" and "prompt". The floor always runs. A prompt needs no labels but those it shows, so it
         runs at the smallest size only and is drawn as a line.
     seeds : sequence of int
-        Each draws test rows and training sets anew. One seed leaves out how much the choice of rows matters, so its
-        intervals are too narrow.
+        Each draws test rows and training sets anew. One leaves out how much the choice of rows matters, so that its
+        intervals are too narrow; those of three are still rather narrow.
     bits : {16, 8, 4}
         Of the models; one stored in fewer runs in those.
     shots : int
@@ -137,6 +140,7 @@ def learning_curve(
     problems: list[str] = []
     numbers = arguments.listed("size", sizes, int, problems)
     _check_sizes(numbers, shots, problems)
+    arguments.said(check_bits, bits, problems=problems)
     folder = Path(out).expanduser()
     settings: dict[str, Any] = {
         "text_column": text_column,
@@ -158,6 +162,7 @@ def learning_curve(
     }
     plan = planning.make(task, **settings, bits=None, train=numbers, out=folder / "runs", known=problems)
     plan = replace(plan, steps=tuple(step for step in plan.steps if _wanted(step, bits, numbers[0])))
+    _check_classes(plan, numbers[0])
     found = study.carry_out(plan, progress, cancel)
     if not found.runs and not found.stopped:
         raise SlmkitError(f"no run came out: {found.failed[0]['error'] if found.failed else 'nothing was planned'}")
@@ -174,7 +179,8 @@ def finished(task: str, sizes: Sequence[int], found: study.StudyResult, out: Pat
         answers, frame = curve.answers(), curve.frame()
         n_test = sorted({run.n_test for run in found.runs})
         shown = f"{n_test[0]:,}" if len(n_test) == 1 else f"{n_test[0]:,} to {n_test[-1]:,}"
-        said = sentences(answers, curve.levels(), shown, curve.n_seeds)
+        said = [finding.sentence for finding in findings(found.runs) if finding.kind == "leak"]
+        said += sentences(answers, curve.levels(), shown, curve.n_seeds)
     result = LearningCurve(task, tuple(sizes), found.runs, found.failed, frame, answers, said, out, found.stopped)
     if not frame.empty:
         with files.on_disk(out):
@@ -224,6 +230,18 @@ def _check_sizes(sizes: Sequence[int], shots: Any, problems: list[str]) -> None:
         problems.append(f"sizes must rise, each above the one before; got {', '.join(map(str, sizes))}")
     elif isinstance(shots, int) and shots > sizes[0]:
         problems.append(f"shots must be at most the smallest size, {sizes[0]}; got {shots}")
+
+
+def _check_classes(plan: planning.Plan, smallest: int) -> None:
+    """Raise `InputError` where a class has too few of the first rows to be learned from."""
+    for (seed, rows), split in plan.splits.items():
+        counts = split.train["label"].value_counts()
+        if rows == smallest and counts.min() < LEAST:
+            few = listed(sorted(counts.index[counts < LEAST])[:5])
+            raise InputError(
+                f"class {few} has {counts.min()} of the {smallest} rows of the smallest size; each class needs {LEAST} "
+                f"(seed {seed}). Begin with a larger size, or merge or drop the class"
+            )
 
 
 def _wanted(step: planning.Step, bits: int, smallest: int) -> bool:

@@ -132,8 +132,8 @@ def n_test(groups: Sequence[Configuration]) -> str:
     return f"n = {n} test rows" + (f", {len(seeds)} seeds" if len(seeds) > 1 else "")
 
 
-def wrapped(line: str) -> str:
-    return "<br>".join(text.escape(part) for part in textwrap.wrap(line, _WRAP))
+def wrapped(line: str, width: int = _WRAP) -> str:
+    return "<br>".join(text.escape(part) for part in textwrap.wrap(line, width))
 
 
 def _recall_trace(groups: Sequence[Configuration], i: int, name: str, n_classes: int) -> go.Scatter:

@@ -27,7 +27,7 @@ class StoredForm:
         The only one that reads them.
     bits : int
     scheme : str
-        "nf4-dq", "dyn8-b64", "affine-g64".
+        "nf4-dq-mse", "dyn8-b64", "affine-g64".
     base_revision : str or None
         Revision of the model they were made from, as `ModelSource.revision` has it.
     n_parameters : int or None

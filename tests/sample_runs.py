@@ -19,7 +19,7 @@ def a_run(method: str = "lora", model: str | None = "smollm2-135m-instruct", bit
         "machine": {"cpu": "Example CPU 2.5 GHz", "cores": 2, "ram_bytes": 8_000_000_000, "os": "Linux 6.1"},
         "task": "fraud_messages", "data_sha256": "ab" * 32, "licence": "CC0-1.0", "n_train": 320, "n_test": N_TEST,
         "model": model, "revision": "12fd25f7" if model else None, "backend": "bnb" if model else None, "bits": bits,
-        "scheme": {16: "bf16", 4: "nf4-dq", None: None}[bits], "method": method, "params": {}, "seed": 0,
+        "scheme": {16: "bf16", 4: "nf4-dq-mse", None: None}[bits], "method": method, "params": {}, "seed": 0,
         "accuracy": share, "accuracy_low": low, "accuracy_high": high, "macro_f1": share - 0.01,
         "mcc": 0.78, "ece": 0.041, "recall_by_class": {"fraud": share - 0.03, "genuine": share + 0.01},
         "pr_auc": 0.95, "recall_at_1pct_fpr": 0.71, "stored_bytes": 269_000_000, "peak_ram_bytes": 812_000_000,

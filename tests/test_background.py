@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from loopback_server import Answer, loopback_server
 
 import slmkit
-from slmkit import jobs
+from slmkit import fetch, jobs
 from slmkit.background import Job, Snapshot
 from slmkit.errors import InputError
 from slmkit.finetune import Tuned
@@ -276,6 +277,23 @@ def test_a_study_tells_its_runs_and_is_cancelled_at_any_moment(table: pd.DataFra
     again.start()
     kept = again.result(LONG_S)
     assert again.state == "cancelled" and kept.stopped and [run.method for run in kept.runs] == ["floor"]
+
+
+def test_a_download_tells_its_bytes_and_keeps_what_came_when_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    body = bytes(range(256)) * 4000
+    with loopback_server() as server:
+        url = server.plan("/a", Answer(body))
+        job = slmkit.Job(fetch.download, url, tmp_path / "a.bin").start()
+        assert job.result(LONG_S)["bytes"] == len(body) and (tmp_path / "a.bin").read_bytes() == body
+        assert (job.progress.step, job.progress.steps) == (len(body), len(body)) and "a.bin" in job.log
+        stopped = slmkit.Job(fetch.download, url, tmp_path / "b.bin")
+        stopped.watch(lambda now: stopped.cancel()).start()
+        with pytest.raises(jobs.Cancelled, match="what came of b.bin is kept"):
+            stopped.result(LONG_S)
+    assert stopped.state == "cancelled" and (tmp_path / "b.bin.part").stat().st_size > 0
 
 
 def test_a_classifier_s_fit_is_heard_and_can_be_cancelled(tiny_decoder: Any, table: pd.DataFrame) -> None:

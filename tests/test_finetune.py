@@ -97,15 +97,10 @@ def test_blocks_run_once_give_the_loss_of_blocks_run_in_every_epoch(
 ) -> None:
     if backend.name != "bnb":
         pytest.skip("mlx runs the lower blocks in every epoch")
-    from slmkit.backends._torch import prefix
-
-    made: list[int] = []
-    lower = prefix.lower_states
-    monkeypatch.setattr(prefix, "lower_states", lambda *a: made.append(1) or lower(*a))
     cached = train(last_blocks=1)
-    monkeypatch.setattr(prefix, "MAX_BYTES", 0)
+    monkeypatch.setattr("slmkit.backends._states.LIMIT_BYTES", 0)
+    monkeypatch.setattr("slmkit.backends._torch.prefix.MEMORY_BYTES", 0)
     np.testing.assert_allclose(train(last_blocks=1), cached, atol=0.02)
-    assert made == [1]
 
 
 def test_the_first_loss_is_that_of_the_model_and_the_adapter_is_read_back(
@@ -215,18 +210,44 @@ def test_the_command_tunes_and_writes_an_adapter_that_loads(tiny_chat_decoder: M
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_an_interrupted_tuning_leaves_nothing(
+def test_an_interrupted_tuning_goes_on_and_leaves_nothing_but_its_adapter(
     tiny_chat_decoder: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool
 ) -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    if late:  # when the adapter is written
-        monkeypatch.setattr("slmkit.finetune._write", stop)
-    how = {"backend": "bnb", "progress": None if late else stop}
-    with pytest.raises(KeyboardInterrupt):
-        slmkit.finetune(str(tiny_chat_decoder.folder), table(), out=tmp_path / "x", **how)
-    assert list(tmp_path.iterdir()) == []
+    how: dict[str, Any] = {"backend": "bnb", "out": tmp_path / "x", "batch_size": 4}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if late:  # when the adapter is written
+            patch.setattr("slmkit.finetune._write", stop)
+        slmkit.finetune(str(tiny_chat_decoder.folder), table(), **how, progress=None if late else stop)
+    assert [p.name for p in tmp_path.iterdir()] == ["x.partial"]
+    assert backends.unfinished(tmp_path / "x.partial") == ((9, 9) if late else (1, 9))
+    (tmp_path / "x.partial" / ".x-left-by-a-kill").mkdir()
+    tuned = slmkit.finetune(str(tiny_chat_decoder.folder), table(), **how)
+    assert len(tuned.history) == 9 and not tuned.stopped and [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_the_command_goes_on_or_keeps_what_there_is(
+    tiny_chat_decoder: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table().to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
+    out, partial = tmp_path / "tuned", tmp_path / "tuned.partial"
+    command = ["tune", str(tiny_chat_decoder.folder), str(tmp_path / "rows.jsonl"), "-o", str(out), "--backend", "bnb"]
+    nothing = CliRunner().invoke(app, [*command, "--keep-partial"])
+    assert nothing.exit_code == 2 and "holds no checkpoint: there is nothing to keep" in nothing.output
+    with monkeypatch.context() as patch:
+        patch.setattr("slmkit.tune_command.about", lambda event: (_ for _ in ()).throw(KeyboardInterrupt))
+        stopped = CliRunner().invoke(app, command)
+    assert stopped.exit_code == 130 and f"{partial} keeps step 1 of 3. The same command" in stopped.output
+    other = CliRunner().invoke(app, [*command, "--epochs", "2"])
+    assert other.exit_code == 2 and "epochs was 3.0 and is 2.0" in other.output.replace("\n", " ")
+    kept = CliRunner().invoke(app, [*command, "--keep-partial"])
+    assert kept.exit_code == 0 and "stopped after step 1" in kept.output and partial.exists()
+    slmkit.load(str(tiny_chat_decoder.folder), adapter=out, backend="bnb").release()
+    out.rename(tmp_path / "first")
+    gone_on = CliRunner().invoke(app, command)
+    assert gone_on.exit_code == 0 and "goes on from step 1 of 3" in gone_on.output and not partial.exists()
 
 
 @pytest.mark.parametrize(

@@ -297,6 +297,23 @@ def test_sampled_power_is_summed_over_time() -> None:
     assert joules is not None and joules == pytest.approx(40 * (time.perf_counter() - began), rel=0.1)
 
 
+def test_joules_are_told_while_a_reading_goes_on() -> None:
+    now = [1.0]
+    meter = energy.ModelledMeter(10, clock=lambda: now[0])
+    reading = energy.EnergyReading(meter=meter, clock=lambda: now[0])
+    assert reading.so_far().joules is None
+    reading.start()
+    now[0] += 2
+    assert (reading.so_far().joules, reading.so_far().origin) == (20.0, "modelled")
+    now[0] += 1
+    assert reading.stop().joules == 30.0
+    sampled = energy.SampledMeter(lambda: 40.0, "told", hertz=200)
+    sampled.start()
+    time.sleep(0.1)
+    early, whole = sampled.so_far(), sampled.stop()
+    assert early is not None and whole is not None and 0 < early < whole
+
+
 def test_a_driver_that_stops_answering_gives_no_figure(caplog: pytest.LogCaptureFixture) -> None:
     def broken() -> float:
         raise RuntimeError("GPU is lost")

@@ -304,6 +304,21 @@ def test_the_results_show_the_recorded_pairs_and_nothing_else() -> None:
         assert run.stored_bytes <= quality.MAX_BYTES * catalog.get(run.model).n_parameters
 
 
+def test_seeds_are_pooled_row_by_row() -> None:
+    """The same pair three times tells no more than once; three seeds have the mean loss and less doubt than one."""
+    folder, found = slmkit_data.path("runs"), {}
+    for run in runs.read_runs(folder):
+        if (run.model, run.method) == (NAME, "lora"):
+            found.setdefault(run.seed, {})[run.bits] = run
+    pairs = [(pair[16], pair[4]) for pair in found.values()]
+    one, thrice, all_three = (quality.pooled(some, folder) for some in (pairs[:1], 3 * pairs[:1], pairs))
+    assert (thrice["low"], thrice["high"]) == pytest.approx((one["low"], one["high"]))
+    assert (one["n"], thrice["n"], thrice["rows"]) == (400, 1200, 400)
+    assert all_three["difference"] == pytest.approx(np.mean([a.accuracy - b.accuracy for a, b in pairs]))
+    assert all_three["n"] == 1200 > all_three["rows"] > 400
+    assert all_three["high"] - all_three["low"] < one["high"] - one["low"]
+
+
 @pytest.fixture
 def real_gemma(monkeypatch: pytest.MonkeyPatch) -> ModelEntry:
     """The real packaged model, its terms accepted in the tests' cache; skips where it is not installed."""

@@ -98,7 +98,7 @@ def test_the_card_says_where_the_weights_come_from_and_what_they_weigh(small: Pa
     card = json.loads((small / stored.CARD).read_text(encoding="utf-8"))
     assert card["base"] == tiny_decoder.folder.name, "a path of this machine stays here"
     assert card["base_revision"] == assets.resolve(tiny_decoder.name).revision
-    assert (card["bits"], card["scheme"], card["backend"], card["kind"]) == (4, "nf4-dq", "bnb", "decoder")
+    assert (card["bits"], card["scheme"], card["backend"], card["kind"]) == (4, "nf4-dq-mse", "bnb", "decoder")
     assert card["bytes_16bit"] == 2 * card["n_parameters"] == 2 * shapes.shape_of(small).n_parameters
     assert card["bytes_per_parameter"] == round(card["stored_bytes"] / card["n_parameters"], 4)
     assert card["licence"].startswith("not known") and "torch" in card["versions"]
@@ -142,7 +142,7 @@ def test_plain_mlx_lm_reads_the_mlx_layout(tiny_decoder: ModelSource, tmp_path: 
 def test_contradicting_bits_and_backends_are_refused_with_both_named(small: Path) -> None:
     with pytest.raises(InputError, match="small is stored in 4 bits: bits must be 4; got 16"):
         slmkit.load(str(small), bits=16)
-    with pytest.raises(InputError, match=r"small is stored as nf4-dq, which only backend 'bnb' reads.* got 'mlx'"):
+    with pytest.raises(InputError, match=r"small is stored as nf4-dq-mse, which only backend 'bnb' reads.* got 'mlx'"):
         slmkit.load(str(small), backend="mlx")
     source = assets.resolve(str(small))
     with pytest.raises(InputError, match="small is stored in 4 bits: bits must be 4; got 8"):
@@ -164,7 +164,10 @@ def refusals(small: Path, folder: Path, base: str) -> Iterator[tuple[dict[str, A
     yield {"out": folder / "full"}, "full: it is not empty. Name another folder"
     yield {"out": folder / "full", "force": True}, "full: it is not empty. Name another folder"
     yield {"out": small}, "small: it is not empty; --force .* replaces what slmkit quantize wrote there"
-    yield {"model": str(small)}, r"small is quantised already \(4 bits, nf4-dq\).* quantise the model it was made from"
+    yield (
+        {"model": str(small)},
+        r"small is quantised already \(4 bits, nf4-dq-mse\).* quantise the model it was made from",
+    )
     yield {"model": str(gptq)}, r"gptq is quantised already \(gptq\)"
     yield {"model": "dummy"}, "model 'dummy' is built in and has no weights to store"
     yield {"backend": "dummy"}, "backend 'dummy' stores no models: backend must be 'bnb' or 'mlx'; got 'dummy'"
@@ -301,7 +304,7 @@ def test_the_command_prints_bytes_licence_and_the_next_step(
     command = ["quantize", tiny_decoder.name, "--backend", "bnb", "-o", str(tmp_path / "my model")]
     app(command, standalone_mode=False)
     shown = capsys.readouterr().out
-    assert "0.722 MB in 16 bits, 0.302 MB here: 0.837 bytes a parameter, embeddings included" in shown
+    assert "0.722 MB in 16 bits, 0.302 MB here: 0.836 bytes a parameter, embeddings included" in shown
     assert "slmkit study TASK --models" in shown and f"'{tmp_path / 'my model'}'" in shown and "peak memory" in shown
     with pytest.raises(SystemExit) as ended:
         app(command)

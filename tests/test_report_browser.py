@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sample_curves import a_curve, falling
 from sample_runs import HOSTILE, a_floor, a_run, a_study
 
 from slmkit import report
@@ -141,3 +142,20 @@ def test_nothing_is_cut_and_no_label_covers_a_marker(visit: Any, study_page: Pat
     legend = page.locator("#footprint-1 .legend").bounding_box()
     title = page.locator("#footprint-1 .xtitle").bounding_box()
     assert legend["y"] >= title["y"] + title["height"]
+
+
+@pytest.mark.parametrize("width", [800, 1280])
+def test_a_learning_curve_is_drawn_whole_with_its_crossing(visit: Any, tmp_path: Path, width: int) -> None:
+    rates = {"floor": lambda n: 0.2, "lora": falling(2.0), "prompt": lambda n: 0.3}
+    page = visit(a_curve(tmp_path, rates, n_test=200).out / "learning_curve.html")
+    page.set_viewport_size({"width": width, "height": 900})
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    expect(page.locator("#learning-curve .annotation").filter(has_text="ahead of the floor")).to_be_visible()
+    box = page.locator("#learning-curve").bounding_box()
+    for part in (".gtitle", ".gtitle-subtitle", ".xtitle", ".ytitle", ".annotation", ".legend"):
+        for place in page.locator(f"#learning-curve {part}").all():
+            inner = place.bounding_box()
+            assert inner["x"] >= box["x"] and inner["x"] + inner["width"] <= box["x"] + box["width"], part
+            assert inner["y"] + inner["height"] <= box["y"] + box["height"], part
+    assert page.locator("table").inner_text().count("(") == 11, "an interval in every cell"

@@ -106,7 +106,8 @@ block_figure(block, levels["NF4"])
 # ## The trap: one large number spoils its neighbours
 #
 # The scale is the largest number of the block. Make one of the 64 ten times as large: the levels spread, and the other 63
-# share the few that are left near zero. This is why blocks are small, and why models with outliers lose more.
+# share the few that are left near zero. This is why blocks are small, and why models with outliers lose more. slmkit does
+# not take the largest number as it is: for every block it looks for the scale with the least squared error.
 
 # %%
 spoiled = block.copy()
@@ -153,7 +154,7 @@ pd.concat([pd.DataFrame([sixteen]), stored], ignore_index=True).fillna({"licence
 source = backends.prepare(assets.resolve(MODEL))  # the packaged file, opened once into the cache
 table = tensors.read(source.folder, "model.embed_tokens.weight")
 few, n_parameters = cards[-1]["stored_bytes"], cards[-1]["n_parameters"]
-packed = table.size * 4.5 / 8  # 4 bits, and a 32-bit scale for every 64 numbers
+packed = table.size * 4.5 / 8  # 4 bits, and a 16-bit scale for every 32 numbers
 left = few - packed + 2 * table.size
 print(f"embedding table: {table.shape[0]:,} x {table.shape[1]} numbers, {table.size / n_parameters:.0%} of the model")
 print(f"whole model in 4 bits:              {few / 1e6:6.1f} MB, {few / n_parameters:.3f} bytes a parameter")

@@ -113,8 +113,9 @@ def opened(folder: Path, identity: Mapping[str, Any], exact: Mapping[str, Any]) 
     """
     with files.on_disk(folder, "Checkpoints need a folder that can be written: choose another one"):
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / ".probe", [b"probe"])
-        (folder / ".probe").unlink()
+        probe = folder / f".{PREFIX}probe"
+        _write(probe, [b"probe"])
+        probe.unlink()
     with _alone(folder):
         yield Store(folder, identity, exact)
 
@@ -133,9 +134,11 @@ def newest(folder: Path, before: float = math.inf) -> Checkpoint | None:
 
 
 def clear(folder: Path) -> None:
-    """Remove the checkpoints of a folder, and the folder where nothing else is in it."""
-    for one in _folders(folder):
+    """Remove the checkpoints of a folder, half-written ones too, and the folder where nothing else is in it."""
+    for one in (*_folders(folder), *folder.glob(f".{PREFIX}*")):
         shutil.rmtree(one, ignore_errors=True)
+    with suppress(OSError):
+        (folder / f".{PREFIX}probe").unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
 

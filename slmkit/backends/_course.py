@@ -182,7 +182,7 @@ class Course:
         with nullcontext() if folder is None else checkpoints.opened(folder, whole, self.exact) as self._store:
             self._resume()
             try:
-                if self._goes_on():
+                if self._goes_on() or (self._unmeasured() and not self._told_to_stop()):
                     with self.learner.ready():
                         self._walk()
             except BaseException:
@@ -210,8 +210,20 @@ class Course:
     def _goes_on(self) -> bool:
         return self.step < len(self.plan) and not self.over and not self._told_to_stop()
 
+    def _ends_epoch(self) -> bool:
+        last = self.plan[self.step - 1][0]
+        return self.step > 0 and (self.step == len(self.plan) or self.plan[self.step][0] != last)
+
+    def _unmeasured(self) -> bool:
+        """Whether an epoch has ended and its held-out rows were not measured yet."""
+        wanted = self.watch.held_out is not None and self._ends_epoch()
+        return wanted and "held_out_loss" not in self.history.entries[-1]
+
     def _walk(self) -> None:
         self.history.started = time.perf_counter()
+        if self._unmeasured():  # interrupted while it was measured
+            self._measure()
+            self._save()
         while self._goes_on():
             epoch, batch = self.plan[self.step]
             rate = shared.one_cycle(self.step, len(self.plan), self.config.learning_rate)
@@ -225,11 +237,10 @@ class Course:
             self.learner.update(rate)
             self.history.add(epoch, loss, rate, self.learner.count(batch), self.budget)
             self._whole = True
-            ends = self.step == len(self.plan) or self.plan[self.step][0] != epoch
-            if ends and self.watch.held_out is not None:
+            if self._unmeasured():
                 self._measure()
             self.history.tell()
-            if ends or time.perf_counter() >= self._next_save_s:
+            if self._ends_epoch() or time.perf_counter() >= self._next_save_s:
                 self._save()
         if self.step > self._saved:
             self._save()

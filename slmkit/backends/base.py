@@ -67,7 +67,7 @@ class LanguageModel(ABC):
 
     source: ModelSource
     bits: int
-    scheme: str  # how weights are stored: "bf16", "nf4-dq", "int8", "affine-g64"
+    scheme: str  # how weights are stored: "bf16", "nf4-dq-mse", "int8", "affine-g64"
     backend: str
     device: str  # "cpu", "cuda", "mps", "metal"
     adapter: Path | None = None  # what it was loaded with

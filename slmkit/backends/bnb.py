@@ -43,6 +43,8 @@ class TorchModel(LanguageModel):
         self.scheme = quantise.SCHEMES.get(
             bits, {"torch.bfloat16": "bf16", "torch.float32": "fp32"}.get(str(compute), "fp16")
         )
+        if source.stored:
+            self.scheme = source.stored.scheme
         loading.check_architecture(source)
         self._tokenizer: Any = loading.load_tokenizer(source)
         self._model = loading.load_module(source, bits, compute, self._device)

@@ -190,12 +190,12 @@ class DummyBackend(Backend):
         watch = watch or Watch()
         shared.check_training(texts, y, n_classes, config, course.problems(watch, n_classes))
         more, known = watch.held_out or ((), ())
-        rows, codes = [*texts, *more], shared.targets(y, known, n_classes)
+        rows, targets = [*texts, *more], shared.targets(y, known, n_classes)
         with self.load(source, bits=bits) as model:
             x = model.embed(rows, pooling="last", max_length=config.max_length)
             lengths = np.minimum(model.count_tokens(rows), config.max_length)
-        head = _Head(x, codes, lengths, len(texts), n_classes)
-        whole = course.identity(source, self.name, bits, "float64", [list(text.encode()) for text in rows], codes)
+        head = _Head(x, targets, lengths, len(texts), n_classes)
+        whole = course.identity(source, self.name, bits, "float64", [list(text.encode()) for text in rows], targets)
         some = [int(n) for n in lengths[: len(texts)]]
         entries = course.Course(head, some, config, watch, callback, whole, course.exact()).run()
         arrays = {"weight": head.weight.astype(np.float32), "bias": head.bias.astype(np.float32)}
@@ -313,7 +313,7 @@ class _Head:
         return int(self.lengths[batch].sum())
 
     def measure(self, max_tokens: int) -> dict[str, float]:
-        rows = np.arange(self.n_train, len(self.y))
+        rows = np.arange(self.n_train, len(self.x))
         proba = self._proba(rows)
         accuracy = float(np.mean(proba.argmax(axis=1) == self.y[rows].argmax(axis=1)))
         return {"loss": self._loss(proba, rows), "accuracy": accuracy}

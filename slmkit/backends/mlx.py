@@ -100,12 +100,12 @@ class MLXBackend(Backend):
 
         how = lora.How(config, source, bits, out, callback, watch)
         more, known = watch.held_out or ((), ())
-        codes = shared.targets(y, known, n_classes)
+        targets = shared.targets(y, known, n_classes)
         with _memory.given_back(mx.clear_cache):
             tokenizer, loaded = _load(source, bits)
             context = loaded.config.get("max_position_embeddings")
             rows = shared.encode(tokenizer, [*texts, *more], config.max_length, context)
-            history = lora.train(loaded.net, rows, codes, len(texts), n_classes, how)
+            history = lora.train(loaded.net, rows, targets, len(texts), n_classes, how)
             _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer)
         return history
 

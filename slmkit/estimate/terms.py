@@ -168,7 +168,8 @@ def total(found: tuple[Term, ...] | list[Term], where: str | None = None) -> int
 
 
 def _weights(net: Network, use: Use) -> Iterator[Term]:
-    """In memory. Scales of 4 bits are opened once at load, so that they take 4 bytes a block there."""
+    """In memory. Scales of 4-bit layers are opened once at load, to 4 bytes a block of 64; those of tables stay as they
+    are stored, 2 bytes a block of 32."""
     parts = {"blocks": net.linear, "embeddings": net.tables, "head": net.heads_on_top}
     scales = 0
     for name, matrices in parts.items():
@@ -267,9 +268,10 @@ def packs(use: Use) -> bool:
 def _buffers(net: Network, use: Use) -> Iterator[Term]:
     d = use.number_bytes
     if packs(use):
-        n = sum(m.n_parameters for m in net.matrices if m.quantised)
-        why = f"2 bytes for every {BLOCK} numbers: scales in bfloat16 beside the others, as the kernel reads them"
-        yield Term("scales of the written layout", "buffers", 2 * n // BLOCK, use.place, why)
+        layers = sum(m.n_parameters for m in net.matrices if m.quantised and not m.table)
+        tables = sum(m.n_parameters for m in net.tables if m.quantised and net.tied)
+        why = f"2 bytes for every {BLOCK} numbers, 4 in a table: scales beside the others, as the kernel reads them"
+        yield Term("scales of the written layout", "buffers", (2 * layers + 4 * tables) // BLOCK, use.place, why)
         largest = max(m.rows * m.columns for m in net.matrices if m.quantised) // 2
         yield Term("laying out", "buffers", largest, use.place, "the largest matrix, twice while it is laid out anew")
         return

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 from slmkit import assets, backends, doctor, estimator, text
 from slmkit.assets import ModelSource
 from slmkit.errors import InputError, SlmkitError
-from slmkit.guard import aftermath, findings, reloaded
+from slmkit.guard import aftermath, findings, watch
 from slmkit.guard.findings import FAIL, WARN, Finding, fine
 from slmkit.guard.plan import Outcome
 
@@ -196,7 +196,7 @@ def _outcome(saved: Saved, source: ModelSource) -> Outcome:
         saved.adapter,
         history=values.get("history") or state.get("history") or [],
         n_classes=len(classes) if saved.kind == "labels" else None,
-        max_length=int((values.get("params") or values.get("config") or {}).get("max_length") or 256),
+        max_length=int(state.get("max_length") or (values.get("params") or {}).get("max_length") or 256),
         classes=classes,
         probes=None if probes is None else np.asarray(probes, dtype=np.float64),
         losses=(float(before), float(after)) if before is not None and after is not None else None,
@@ -209,11 +209,7 @@ def _loaded(saved: Saved, source: ModelSource, out: Outcome) -> list[Finding]:
     found = [template] if template is not None else []
     if template is not None and template.status == FAIL:
         return found
-    try:
-        with engine.load(backends.prepare(source), bits=saved.bits, adapter=saved.adapter) as model:
-            return found + findings.run(reloaded.LOADED, replace(out, model=model))
-    except SlmkitError as error:
-        return [*found, Finding("loads", FAIL, str(error), "it cannot be used", AGAIN)]
+    return found + watch.loaded(engine, backends.prepare(source), saved.bits, out)[0]
 
 
 def _template(saved: Saved, source: ModelSource, engine: backends.Backend) -> Finding | None:

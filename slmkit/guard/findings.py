@@ -59,16 +59,20 @@ class Finding:
 Check = Callable[[View], Finding | None]  # None: there is nothing of that kind to look at
 
 
-def run(checks: Mapping[str, Check[View]], view: View) -> list[Finding]:
-    """What every check of a table says of a view; one that breaks is a warning, and the rest goes on."""
+def run(checks: Mapping[str, Check[View]], view: View, *, strict: bool = False) -> list[Finding]:
+    """What every check of a table says of a view.
+
+    One that breaks is a warning and the rest goes on, since a guard that cannot look must not stop what it guards;
+    `strict` lets errors out that a person can mend, such as a tokenizer that cannot be read.
+    """
     found: list[Finding] = []
     for name, check in checks.items():
         try:
             finding = check(view)
-        except (SlmkitError, MemoryError):
-            raise  # an unusable model or setting says so itself
-        except Exception as error:  # a guard that cannot look must not stop what it guards
-            finding = Finding(name, WARN, f"could not be looked at ({type(error).__name__}: {error})")
+        except Exception as error:
+            if strict and isinstance(error, SlmkitError):
+                raise
+            finding = unseen(name, error)
         found += [finding] if finding is not None else []
     return found
 
@@ -88,6 +92,11 @@ def settle(found: Iterable[Finding], where: str, then: str = "") -> None:
                 [f"{where}: {len(failed)} {'check' if len(failed) == 1 else 'checks'} failed", *failed, *rest, *last]
             )
         )
+
+
+def unseen(name: str, error: Exception) -> Finding:
+    """The finding of a check that broke."""
+    return Finding(name, WARN, f"could not be looked at ({type(error).__name__}: {error})")
 
 
 def fine(name: str, found: str, **evidence: float) -> Finding:

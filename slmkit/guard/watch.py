@@ -17,6 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from slmkit.assets import ModelSource
+from slmkit.backends.base import Backend
 from slmkit.errors import InputError, SlmkitError
 from slmkit.guard import aftermath, checks, findings, reloaded
 from slmkit.guard.findings import FAIL, OK, Finding
@@ -39,7 +41,7 @@ def before(plan: Plan) -> list[Finding]:
     InputError
         With all findings, when one of them is a failure.
     """
-    found = findings.run(checks.BEFORE, plan)
+    found = findings.run(checks.BEFORE, plan, strict=True)
     findings.settle(found, f"before tuning {plan.source.name}")
     steps = plan.config.epochs * math.ceil(len(plan.texts) / plan.config.batch_size)
     if steps >= LONG_STEPS:
@@ -53,10 +55,10 @@ def trial(plan: Plan) -> list[Finding]:
     """Train three steps on a few short rows, load what comes out, and look at it."""
     order = np.argsort([len(text) for text in plan.texts], kind="stable")
     some = [int(i) for i in order[len(order) // 4 :][:TRIAL_ROWS]]  # short ones, but not the empty
-    codes = None if plan.codes is None else np.asarray(plan.codes)[some]
+    y = None if plan.y is None else np.asarray(plan.y)[some]
     answers = None if plan.answers is None else [plan.answers[i] for i in some]
     config = replace(plan.config, epochs=1, batch_size=max(1, len(some) // TRIAL_STEPS))
-    small = replace(plan, texts=[plan.texts[i] for i in some], codes=codes, answers=answers, config=config)
+    small = replace(plan, texts=[plan.texts[i] for i in some], codes=y, proba=None, answers=answers, config=config)
     with tempfile.TemporaryDirectory(prefix="slmkit-trial-") as name:
         folder = Path(name)
         try:
@@ -78,8 +80,8 @@ def train(plan: Plan, out: Path) -> list[dict[str, float]]:
     how: dict[str, Any] = {"bits": plan.bits, "config": plan.config, "out": out}
     if plan.answers is not None:
         return plan.engine.train_completion(plan.source, plan.texts, plan.answers, **how)
-    assert plan.codes is not None
-    return plan.engine.train_lora(plan.source, plan.texts, plan.codes, n_classes=len(plan.classes), **how)
+    assert plan.y is not None
+    return plan.engine.train_lora(plan.source, plan.texts, plan.y, n_classes=len(plan.classes), **how)
 
 
 def after(
@@ -114,10 +116,8 @@ def after(
     found = findings.run(aftermath.FILES, out)
     probes = None
     if not any(finding.status == FAIL and finding.name == "head" for finding in found):
-        with plan.engine.load(plan.source, bits=plan.bits, adapter=folder) as model:
-            out = replace(out, model=model)
-            found += findings.run(reloaded.LOADED, out)
-            probes = out.probe_values
+        looked, probes = loaded(plan.engine, plan.source, plan.bits, out)
+        found += looked
     return {
         "checked": [finding.name for finding in (*earlier, *found)],
         "before": [finding.to_dict() for finding in earlier if finding.status != OK],
@@ -125,6 +125,19 @@ def after(
         "probes": None if probes is None else np.round(probes, 6).tolist(),
         "seconds": round(time.perf_counter() - began, 3),
     }
+
+
+def loaded(engine: Backend, source: ModelSource, bits: int, out: Outcome) -> tuple[list[Finding], np.ndarray | None]:
+    """Load a model with its adapter, look at it, and say what it says of the fixed sentences."""
+    try:
+        with engine.load(source, bits=bits, adapter=out.folder) as model:
+            out = replace(out, model=model)
+            return findings.run(reloaded.LOADED, out), out.probe_values
+    except SlmkitError as error:
+        remedy = "put back the files as they were saved, or train again"
+        return [Finding("loads", FAIL, str(error), "it cannot be used", remedy)], None
+    except Exception as error:  # no memory for a second load, for one
+        return [findings.unseen("loads", error)], None
 
 
 def settle(plan: Plan, record: Mapping[str, Any], then: str) -> None:

@@ -98,7 +98,8 @@ def write_stored(source: ModelSource, bits: int, out: Path) -> Stored:
     config = json.loads((source.folder / "config.json").read_text(encoding="utf-8"))
     scheme = quantise.SCHEMES[bits]
     config["quantization_config"] = {
-        "quant_method": stored.METHOD, "bits": bits, "scheme": scheme, "block_size": quantise.BLOCK
+        "quant_method": stored.METHOD, "bits": bits, "scheme": scheme, "block_size": quantise.BLOCK,
+        "embedding_block_size": quantise.TABLE_BLOCK if bits == 4 else quantise.BLOCK,
     }  # fmt: skip
     (out / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     return Stored(scheme, n_parameters)

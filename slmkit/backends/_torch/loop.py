@@ -139,6 +139,8 @@ class Loop:
     pad_id : int
     config : LoRAConfig
     where : torch.device
+    key : mapping
+        What tells this model's hidden states from those of others, see `_states.Store`.
     """
 
     def __init__(
@@ -150,10 +152,11 @@ class Loop:
         pad_id: int,
         config: LoRAConfig,
         where: torch.device,
+        key: Mapping[str, Any],
     ) -> None:
         self.model, self.objective, self.rows, self.n_train = model, objective, [list(row) for row in rows], n_train
         self.body = scoring.body_of(model.base_model.model)
-        self.pad_id, self.config, self.where = pad_id, config, where
+        self.pad_id, self.config, self.where, self.key = pad_id, config, where, key
         self.border = traits.rope_border(self.body.config)
         named = {n: p for n, p in model.named_parameters() if "lora_" in n and p.requires_grad}
         self.lora = list(named.values())
@@ -161,16 +164,16 @@ class Loop:
         self.trained = [*self.masters, *objective.parameters()]
         self.names = [*named, *(f"objective.{i}" for i in range(len(self.trained) - len(named)))]
         self.optimiser = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=0.01)
-        self.states: list[torch.Tensor] | None = None  # outputs of the blocks below the first trained one, a row each
+        self.states: prefix.States | None = None  # outputs of the blocks below the first trained one, by row
 
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Blocks below the first trained one run once, before the steps, where that can be."""
         first = len(blocks_of(self.body)) - self.config.last_blocks if self.config.last_blocks else 0
-        if not prefix.can_cache(self.body, first, sum(map(len, self.rows))):
+        self.states = prefix.states_of(self.body, first, self.rows, self.pad_id, self.where, self.key)
+        if self.states is None:
             yield
             return
-        self.states = prefix.lower_states(self.body, first, self.rows, self.pad_id, self.where)
         with prefix.only_blocks(self.body, slice(first, None)):
             yield
 
@@ -246,7 +249,7 @@ class Loop:
         if self.states is None:
             given = {"input_ids": ids}
         else:
-            given = {"inputs_embeds": nn.utils.rnn.pad_sequence([self.states[i] for i in rows], batch_first=True)}
+            given = {"inputs_embeds": nn.utils.rnn.pad_sequence([self.states(i) for i in rows], batch_first=True)}
         hidden: torch.Tensor = self.body(**given, attention_mask=mask, use_cache=False).last_hidden_state
         return hidden
 

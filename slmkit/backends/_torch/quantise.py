@@ -1,9 +1,10 @@
 """Weights in 4 or 8 bits: layers that compute from them, a pre-quantised folder made once, and its loading.
 
 bitsandbytes leaves embeddings and the tied head in 16 bits, half of a small model; here they are quantised too. 4 bits
-are NF4 in blocks of 64 with doubly quantised scales (Dettmers et al. 2023, arXiv 2305.14314), 8 bits are dynamic in the
-same blocks (Dettmers et al. 2022, arXiv 2110.02861). Weights stay in the layout they were stored in, so that a model
-that has scored can still be trained on.
+are NF4 (Dettmers et al. 2023, arXiv 2305.14314): layers in blocks of 64 with doubly quantised scales, embeddings in
+blocks of 32 with scales in bfloat16, each scale looked for (`nf4`). 8 bits are dynamic in blocks of 64 (Dettmers et al.
+2022, arXiv 2110.02861). Weights stay in the layout they were stored in, so that a model that has scored can still be
+trained on.
 """
 
 from __future__ import annotations
@@ -19,11 +20,16 @@ from bitsandbytes import functional as bnbf
 from safetensors import safe_open
 from torch import nn
 
+from slmkit.backends._torch import nf4
 from slmkit.backends._torch.nibbles import unpack_rows
 from slmkit.errors import AssetError, SlmkitError
 
-SCHEMES = {4: "nf4-dq", 8: "dyn8-b64"}
-BLOCK = 64
+SCHEMES = {4: "nf4-dq-mse", 8: "dyn8-b64"}
+EARLIER = {
+    4: ("nf4-dq",),
+    8: (),
+}  # still read: the largest magnitude as scale, blocks of 64 throughout
+BLOCK, TABLE_BLOCK = 64, 32  # numbers that share a scale; in an embedding of 4 bits
 HEAD_ROWS = 8192  # rows of a tied head de-quantised at a time
 
 
@@ -104,7 +110,7 @@ class QuantEmbedding(nn.Module):
             packed = unpack_rows(self.weight, ids)
         else:
             packed = self.weight.view(self.num_embeddings, -1)[ids].contiguous()
-        absmax = self.state.absmax.view(self.num_embeddings, -1)[ids].reshape(-1)
+        absmax = self.state.absmax.view(self.num_embeddings, -1)[ids].reshape(-1).float()
         shape = torch.Size((packed.shape[0], self.embedding_dim))
         state = _state_like(self.state, absmax, shape)
         if self.bits == 4:
@@ -153,33 +159,32 @@ def _packed_matmul(x: torch.Tensor, weight: torch.Tensor, state: bnbf.QuantState
 
 
 def quantise_tensor(weight: torch.Tensor, bits: int, *, nested: bool) -> tuple[torch.Tensor, bnbf.QuantState]:
-    """Quantise a 2-D weight, shape (out, in); `nested` quantises the scales as well (4 bits only)."""
-    if bits == 4:
-        return bnbf.quantize_4bit(weight.contiguous(), blocksize=BLOCK, quant_type="nf4", compress_statistics=nested)
-    packed, state = bnbf.quantize_blockwise(weight.contiguous(), blocksize=BLOCK)
-    state.shape = weight.shape
-    return packed, state
+    """Quantise a 2-D weight, shape (out, in).
+
+    `nested` quantises the scales as well, as layers have them; without it, 4 bits are as embeddings have them.
+    """
+    return quantise_pieces([weight], weight.shape, bits, nested=nested)
 
 
 def quantise_pieces(
     pieces: Iterable[torch.Tensor], shape: tuple[int, ...], bits: int, *, nested: bool
 ) -> tuple[torch.Tensor, bnbf.QuantState]:
     """As `quantise_tensor`, of a weight that comes some rows at a time; the same bytes, since blocks lie in rows."""
-    packed, scales, state = [], [], None
+    block = TABLE_BLOCK if bits == 4 and not nested else BLOCK
+    packed, scales = [], []
     for piece in pieces:
-        part, state = quantise_tensor(piece, bits, nested=False)
+        if bits == 4:
+            part, absmax = nf4.quantise(piece, block)
+        else:
+            part, state = bnbf.quantize_blockwise(piece.contiguous(), blocksize=block)
+            absmax = state.absmax
         packed.append(part)
-        scales.append(state.absmax)
+        scales.append(absmax)
         del piece
-    assert state is not None
-    absmax = torch.cat(scales)
-    if bits == 4 and nested:
-        state.offset = absmax.mean()
-        state.absmax, state.state2 = bnbf.quantize_blockwise(absmax - state.offset, blocksize=256)
-        state.nested = True
+    if bits == 4:
+        state = nf4.state_of(torch.cat(scales), torch.Size(shape), block, nested=nested)
     else:
-        state.absmax = absmax
-    state.shape = torch.Size(shape)
+        state.absmax, state.shape = torch.cat(scales), torch.Size(shape)
     return torch.cat(packed), state
 
 
@@ -204,7 +209,7 @@ def fill_quantised(
     path = folder / "model.safetensors"
     with safe_open(path, "pt", backend="pread") as stored:
         scheme = (stored.metadata() or {}).get("scheme")
-        if scheme != SCHEMES[bits]:
+        if scheme not in (SCHEMES[bits], *EARLIER[bits]):
             raise AssetError(f"{path} is stored as {scheme}, not as {SCHEMES[bits]}")
         keys = set(stored.keys())
         done = set()

@@ -1,7 +1,7 @@
 """Quantises a model tensor by tensor from a source, so that its 16-bit form is never in memory as a whole.
 
 The model stands on the meta device: names and shapes without weights. A source hands out the rows of each parameter in
-pieces; a piece is quantised and freed before the next is read. Blocks of 64 do not span pieces, so the stored bytes are
+pieces; a piece is quantised and freed before the next is read. Blocks do not span pieces, so the stored bytes are
 those of quantising the whole tensor at once. Sources: the shards of a checkpoint, a model that is loaded already, and
 random weights for measuring a model's size and speed without its weights.
 """
@@ -23,7 +23,7 @@ from slmkit.backends._torch import quantise
 from slmkit.backends._torch.spool import Spool
 from slmkit.errors import AssetError
 
-PIECE = 1 << 23  # numbers quantised at once: 16 MB of bfloat16, some 130 MB while they are quantised
+PIECE = 1 << 23  # numbers quantised at once: 16 MB of bfloat16
 RANDOM_STD = 0.02
 INDEX = "model.safetensors.index.json"
 
@@ -153,9 +153,7 @@ def stored(
         if only is not None and name not in only:
             continue
         shape = tuple(parameter.shape)
-        pieces = (
-            piece.to(torch.bfloat16) for piece in source.pieces(name, max(1, PIECE // max(1, math.prod(shape[1:]))))
-        )
+        pieces = _finite(source.pieces(name, max(1, PIECE // max(1, math.prod(shape[1:])))), name)
         module = packable.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         if module is None:
             whole = list(pieces)
@@ -165,6 +163,14 @@ def stored(
         yield name, packed
         for part, value in quantise.state_tensors(state, bits).items():
             yield f"{name}.{part}", value
+
+
+def _finite(pieces: Iterator[torch.Tensor], name: str) -> Iterator[torch.Tensor]:
+    """The pieces in bfloat16, if all their numbers are numbers; a NaN has no level."""
+    for piece in pieces:
+        if not torch.isfinite(piece).all():
+            raise AssetError(f"{name} holds NaN or infinity, so the checkpoint is damaged: fetch or make it again")
+        yield piece.to(torch.bfloat16)
 
 
 def prepare(model: nn.Module, source: Source, bits: int, folder: Path) -> None:

@@ -147,11 +147,13 @@ def _fit(
     callback: Progress | None,
     watch: Watch,
 ) -> list[dict[str, float]]:
-    training = loop.Loop(opened.model, objective, rows, n_train, opened.tokenizer.pad_token_id, config, opened.where)
+    exact = course.exact("torch", "transformers", threads=torch.get_num_threads())
+    key = {"model": opened.source.revision, "bits": opened.bits, **exact}
+    pad = opened.tokenizer.pad_token_id
+    training = loop.Loop(opened.model, objective, rows, n_train, pad, config, opened.where, key)
     under_way = _memory.Training(opened.source.name, "bnb", opened.bits, training.held_bytes)
     dtype = str(training.lora[0].dtype).removeprefix("torch.")
     whole = course.identity(opened.source, "bnb", opened.bits, dtype, rows, targets) | {"device": opened.where.type}
-    exact = course.exact("torch", "transformers", threads=torch.get_num_threads())
     lengths = [len(row) for row in rows[:n_train]]
     history = course.Course(training, lengths, config, watch, callback, whole, exact).run()
     del under_way

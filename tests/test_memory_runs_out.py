@@ -1,0 +1,51 @@
+"""Memory that really runs out in a training: fewer tokens at once from there on, the same batches, the same losses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from slmkit import backends
+from slmkit.assets import ModelSource
+
+CHILD = """
+import json, logging, resource, sys, tempfile
+from pathlib import Path
+import numpy as np
+import torch
+from slmkit import assets, backends
+from slmkit.backends.base import LoRAConfig
+
+torch.set_num_threads(1)
+source, bnb = assets.resolve(sys.argv[1]), backends.get("bnb")
+texts = [f"{word} " * 400 for word in ("bank", "train", "prize", "lunch")] * 6
+y = np.arange(len(texts)) % 2
+
+def train(tokens):
+    config = LoRAConfig(rank=4, alpha=8, epochs=1, batch_size=24, max_length=400, max_batch_tokens=tokens)
+    with tempfile.TemporaryDirectory() as out:
+        return bnb.train_lora(source, texts, y, n_classes=2, bits=16, config=config, out=Path(out))
+
+small = train(400)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 120_000_000, resource.RLIM_INFINITY))
+print(json.dumps([small, train(100_000)]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_training_that_runs_out_of_memory_goes_on_with_fewer_tokens_at_once(tiny_decoder: ModelSource) -> None:
+    ok, why = backends.get("bnb").is_available()
+    if not ok:
+        pytest.skip(why)
+    command = [sys.executable, "-c", CHILD, str(tiny_decoder.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    small, limited = json.loads(done.stdout)
+    assert "memory ran out at step 1" in done.stderr
+    assert 400 <= limited[0]["max_batch_tokens"] < 9_600 and limited[0]["tokens"] == 9_600
+    np.testing.assert_allclose([e["loss"] for e in limited], [e["loss"] for e in small], atol=0.02)
