@@ -35,7 +35,7 @@ def chat(tiny_chat_decoder: ModelSource) -> ModelSource:
 
 @pytest.fixture(scope="module")
 def adapter(chat: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_peft(chat, tmp_path_factory.mktemp("adapter"))
+    return random_peft(chat, tmp_path_factory.mktemp("adapter"), size=0.3)
 
 
 def said(source: str | Path, **how: Any) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_the_folder_is_read_by_plain_transformers_and_says_what_base_and_adapter
 
 
 def test_an_adapter_of_four_bits_corrects_the_weights_as_four_bits_hold_them(chat: ModelSource, tmp_path: Path) -> None:
-    name, folder = str(chat.folder), random_peft(chat, tmp_path / "adapter", bits=4)
+    name, folder = str(chat.folder), random_peft(chat, tmp_path / "adapter", bits=4, size=0.3)
     done = slmkit.merge(name, folder, out=tmp_path / "merged", texts=TEXTS)
     assert done.base_bits == 4 and done.shift_merged < 0.15 * done.effect
     wanted = said(name, bits=4, adapter=folder, dtype="float32")
