@@ -30,10 +30,9 @@ log = logging.getLogger(__name__)
 FACTS = "slmkit_adapter.json"
 HEAD = "head.safetensors"
 CONFIG = "adapter_config.json"
-CARD = "README.md"
 WEIGHTS = {"peft": "adapter_model.safetensors", "mlx": "adapters.safetensors"}
 LAYOUTS = {"bnb": "peft", "mlx": "mlx"}  # what each backend reads
-KEPT = (HEAD, "finetune.json", CARD)  # what is copied as it is
+KEPT = (HEAD, "finetune.json", "README.md")  # what is copied as it is
 TYPES = {"F32": ("float32", "<u4"), "F16": ("float16", "<u2"), "BF16": ("bfloat16", "<u2")}
 ELSEWHERE = {  # settings of PEFT that change what is computed and that mlx-lm has no word for
     "use_dora": (None, False),
@@ -48,10 +47,7 @@ ELSEWHERE = {  # settings of PEFT that change what is computed and that mlx-lm h
     "layer_replication": (None, []),
     "alora_invocation_tokens": (None, []),
     "use_qalora": (None, False),
-    "use_bdlora": (None,),
-    "arrow_config": (None,),
-    "kasa_config": (None,),
-    "monteclora_config": (None,),
+    **dict.fromkeys(("use_bdlora", "arrow_config", "kasa_config", "monteclora_config"), (None,)),
     "init_lora_weights": (None, True, False, "gaussian", "orthogonal", "eva"),  # others change the base as well
 }
 

@@ -269,9 +269,9 @@ def _buffers(net: Network, use: Use) -> Iterator[Term]:
     d = use.number_bytes
     if packs(use):
         layers = sum(m.n_parameters for m in net.matrices if m.quantised and not m.table)
-        heads = sum(m.n_parameters for m in net.tables if m.quantised and net.tied)
+        tables = sum(m.n_parameters for m in net.tables if m.quantised and net.tied)
         why = f"2 bytes for every {BLOCK} numbers, 4 in a table: scales beside the others, as the kernel reads them"
-        yield Term("scales of the written layout", "buffers", (2 * layers + 4 * heads) // BLOCK, use.place, why)
+        yield Term("scales of the written layout", "buffers", (2 * layers + 4 * tables) // BLOCK, use.place, why)
         largest = max(m.rows * m.columns for m in net.matrices if m.quantised) // 2
         yield Term("laying out", "buffers", largest, use.place, "the largest matrix, twice while it is laid out anew")
         return

@@ -75,7 +75,7 @@ def labels_follow_texts(plan: Plan) -> Finding | None:
 
 
 def balanced_accuracy(counts: csr_matrix, codes: np.ndarray) -> float:
-    """Mean recall of the classes, cross-validated: of a linear SVM, or of complement naive Bayes (Rennie et al. 2003)."""
+    """Mean recall of the classes, cross-validated: of a linear SVM, or complement naive Bayes (Rennie et al. 2003)."""
     kinds, y = np.unique(codes, return_inverse=True)
     few = len(kinds) <= SVM_CLASSES
     judge = LinearSVC(C=0.5, class_weight="balanced", random_state=0) if few else ComplementNB()
