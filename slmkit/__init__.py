@@ -14,6 +14,7 @@ _WHERE = {
     "memory": "ledger",
     "quantize": "prequantise",
     "prune": "tuning.pruning:prune",
+    "distill": "tuning.distil:distill",
     "study": "study",
     "finetune": "finetune",
     "read": "data",
