@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from slmkit import __version__, data_commands
+from slmkit import __version__, data_commands, distil_commands
 from slmkit.errors import InputError, SlmkitError
 
 STOPPED = 130
@@ -236,6 +236,10 @@ def tune(
     except KeyboardInterrupt:
         _say(f"\nstopped; nothing was written to {out}")
         raise typer.Exit(STOPPED) from None
+
+
+app.command(short_help="A small student of a saved classifier.")(distil_commands.distill)
+app.command(short_help="A model with fewer blocks.")(distil_commands.prune)
 
 
 @app.command(short_help="The known models, and what fits here.")

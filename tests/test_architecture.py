@@ -19,15 +19,23 @@ LIBRARY = ROOT / "slmkit"
 
 # Imports point down or stay on the floor (without circles). A new module says here where it lives.
 FLOORS = {
-    3: "__main__ data_commands model_commands fit_commands tune_command distil_commands console report report_tables cards study plan "
-    "arguments folder evaluate bulk",
+    3: "__main__ data_commands model_commands fit_commands tune_command distil_commands console report report_tables "
+    "cards study plan arguments folder evaluate bulk",
     2: "estimator floor classify finetune tuning cascade runs configurations pairs bitcosts bit_plots plots fit_plots "
     "score_plots verdict datasheets workshop",
     1: "backends tasks shapes footprint energy estimate jobs doctor ledger prequantise",
     0: "catalog architectures files hub stored assets data dialogues alike stratify splits splitfile leaks labels "
     "columns excel tables tensors parquet partfile licences places pieces sources fetch prompts metrics text errors",
 }
-COMMAND_LINE = {"__main__", "console", "data_commands", "fit_commands", "model_commands", "tune_command", "distil_commands"}
+COMMAND_LINE = {
+    "__main__",
+    "console",
+    "data_commands",
+    "fit_commands",
+    "model_commands",
+    "tune_command",
+    "distil_commands",
+}
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 ENGINES = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "mlx", "mlx_lm", "gguf"}
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}

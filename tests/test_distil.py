@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from typer.testing import CliRunner
 
 import slmkit
 from slmkit import metrics, prune
+from slmkit.__main__ import app
 from slmkit.assets import ModelSource
 from slmkit.classify import EmbeddingClassifier, FloorClassifier, LoRAClassifier, PromptClassifier, load_classifier
 from slmkit.errors import InputError
@@ -264,3 +267,29 @@ def test_figures_of_three_classifiers_are_right() -> None:
     np.testing.assert_allclose(found["retention_interval"], drawn, atol=0.01)
     even = retention.compare({"teacher": alone, "student": student, "labels alone": alone})
     assert even["gap_closed"] is None and "there is no gap to close" in "\n".join(retention.lines(even, {}))
+
+
+def test_the_command_saves_a_student_that_the_next_command_takes(teacher: FloorClassifier, tmp_path: Path) -> None:
+    texts, labels = sentences(200, 13)
+    pd.DataFrame({"text": texts[:140], "label": ["?"] * 140}).to_csv(tmp_path / "pool.csv", index=False)
+    for name, part in (("known", slice(140, 170)), ("test", slice(170, 200))):
+        pd.DataFrame({"text": texts[part], "label": labels[part]}).to_csv(tmp_path / f"{name}.csv", index=False)
+    folder = teacher.save(tmp_path / "teacher")
+    given = [folder, "floor", tmp_path / "pool.csv", "-o", tmp_path / "student"]
+    given += ["--labels", tmp_path / "known.csv", "--test", tmp_path / "test.csv"]
+    done = CliRunner().invoke(app, ["distill", *map(str, given)])
+    assert done.exit_code == 0, done.output
+    assert "learned from 170 texts, 30 of them with a label" in done.output and "retention: " in done.output
+    assert load_classifier(tmp_path / "student").classes_.tolist() == ["bad", "flat", "good"]
+    again = CliRunner().invoke(app, ["distill", *map(str, given)])
+    assert again.exit_code == 2 and "out must be a new or an empty folder" in again.output
+
+
+def test_the_command_prunes(tiny_decoder: ModelSource, tmp_path: Path) -> None:
+    name = str(tiny_decoder.folder)
+    done = CliRunner().invoke(app, ["prune", name, "--blocks", "1", "-o", str(tmp_path / "one"), "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert (told["kept"], told["blocks"], told["measure"]) == ([1], 2, "given")
+    wrong = CliRunner().invoke(app, ["prune", name, "--blocks", "1-2", "-o", str(tmp_path / "two")])
+    assert wrong.exit_code == 2 and "--blocks must be whole numbers with commas between" in wrong.output
