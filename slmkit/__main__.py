@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from slmkit import __version__, data_commands, distil_commands
+from slmkit import __version__, curve_command, data_commands, distil_commands
 from slmkit.errors import InputError, SlmkitError
 
 STOPPED = 130
@@ -67,6 +67,7 @@ app = typer.Typer(
 )
 
 
+app.command("learning-curve", short_help="Is it worth labelling more?")(curve_command.learning_curve)
 app.add_typer(data_commands.app, name="data", short_help="Data sets, their cards, and checks of your own rows.")
 
 
@@ -299,10 +300,25 @@ def fit(
 
 
 @app.command(short_help="What this machine can do.")
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False) -> None:
-    """Say what this machine can do, and how to mend what it cannot."""
+def doctor(
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Look at a saved classifier or a tuned folder instead of the machine."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Say what this machine can do, and how to mend what it cannot; with --model, what is wrong with a tuned model.
+
+    Ends with 1 when something is broken.
+    """
     from slmkit import doctor as checkup
 
+    if model is not None:
+        from slmkit.guard import checkup as of_models
+
+        looked = of_models.examine(model)
+        print(of_models.to_json(looked) if as_json else of_models.render(looked))
+        raise typer.Exit(of_models.exit_status(looked))
     found = checkup.checks()
     print(checkup.to_json(found) if as_json else checkup.render(found))
     raise typer.Exit(checkup.exit_status(found))

@@ -20,6 +20,8 @@ from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError, unknown
 from slmkit.estimator import ModelClassifier, TextClassifier, read_saved, weighted
 from slmkit.floor import FloorClassifier, as_softmax
+from slmkit.guard import watch
+from slmkit.guard.plan import Plan
 
 CALIBRATION_ROWS = 64
 SLM = "smollm2-135m-instruct"
@@ -201,6 +203,18 @@ class LoRAClassifier(ModelClassifier):
     backend : str or None
     epochs, rank, alpha, learning_rate, batch_size, last_blocks, max_length, max_batch_tokens, seed
         See `slmkit.backends.base.LoRAConfig`.
+    checks : bool
+        Whether `fit` looks for silent mistakes before and after the training (`slmkit.guard`): seconds, since the model
+        is loaded once more. Failures raise, warnings are logged and kept in `guard_`. False saves the seconds; labels
+        that slipped by a row or a head that was lost then go unnoticed, and `slmkit doctor --model` has nothing to
+        compare the saved model with.
+
+    Attributes
+    ----------
+    history_ : list of dict
+        See `Backend.train_lora`.
+    guard_ : dict
+        What the guard found, see `slmkit.guard.watch.after`; empty without checks.
     """
 
     method = "lora"
@@ -221,6 +235,7 @@ class LoRAClassifier(ModelClassifier):
         max_length: int = 256,
         max_batch_tokens: int = 512,
         seed: int = 0,
+        checks: bool = True,
     ) -> None:
         self.model = model
         self.bits = bits
@@ -234,6 +249,7 @@ class LoRAClassifier(ModelClassifier):
         self.max_length = max_length
         self.max_batch_tokens = max_batch_tokens
         self.seed = seed
+        self.checks = checks
 
     def _fit(self, texts: list[str], codes: np.ndarray) -> None:
         self.release()
@@ -242,9 +258,11 @@ class LoRAClassifier(ModelClassifier):
         own = self.get_params()
         self._check_fits(source, max(map(len, texts), default=0))
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
+        plan = Plan(engine, backends.prepare(source), self.bits, config, texts, codes, self.classes_.tolist())
+        early = watch.before(plan) if self.checks else []
         with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
             self.history_ = engine.train_lora(
-                backends.prepare(source),
+                plan.source,
                 texts,
                 codes,
                 n_classes=len(self.classes_),
@@ -254,7 +272,9 @@ class LoRAClassifier(ModelClassifier):
                 callback=self.progress,
             )
             self._take(Path(folder))
-        self.revision_ = source.revision
+            self.revision_ = source.revision
+            self.guard_ = watch.after(plan, Path(folder), self.history_, early) if self.checks else {}
+        watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
 
     def _check_fits(self, source: ModelSource, longest: int) -> None:
         """Refuse a training that the memory does not suffice for; no text has more than `longest` tokens."""
@@ -280,6 +300,9 @@ class LoRAClassifier(ModelClassifier):
         with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
             self._put(Path(folder))
             return super()._language_model(Path(folder))
+
+    def facts(self) -> dict[str, Any]:
+        return super().facts() | {"warnings": watch.sentences(self.guard_)}
 
     def _adapter_bytes(self) -> int | None:
         return sum(map(len, self._files.values()))
@@ -309,10 +332,10 @@ class LoRAClassifier(ModelClassifier):
         self._take(folder / "adapter")
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        return {"history": getattr(self, "history_", [])}, {}
+        return {"history": getattr(self, "history_", []), "guard": getattr(self, "guard_", {})}, {}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.history_ = facts["history"]
+        self.history_, self.guard_ = facts["history"], facts.get("guard", {})
 
 
 METHODS: dict[str, type[TextClassifier]] = {

@@ -107,6 +107,28 @@ class Progress(Lines):
             self.lasting(line)
 
 
+class Bar:
+    """The progress bar of a notebook or terminal; the plan and every failure are written above it."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def __call__(self, event: Mapping[str, Any]) -> None:
+        from tqdm.auto import tqdm
+
+        if event["event"] == "plan":
+            for line in event["lines"]:
+                tqdm.write(text.clean(line, 400))
+            self.bar = tqdm(total=event["total"], unit="run")
+        elif self.bar is not None:
+            self.bar.update(event["done"] - self.bar.n)
+            self.bar.set_description_str(about(event))
+            if event["event"] == "failed":
+                tqdm.write(about(event))
+            if event["event"] == "end":
+                self.bar.close()
+
+
 class RowProgress(Lines):
     """Shows how far the classification of a file is."""
 

@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slmkit import data, tables
+import pandas as pd
+
+from slmkit import data, splits, tables
 from slmkit.errors import InputError, listed
 
 ROLES = ("system", "user", "assistant")
+SHIPPED = "domain_dialogues"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,32 @@ def read(path_or_frame: Any) -> list[Dialogue]:
     if wrong := [f"row {number}: {what}" for number, what in problems if what]:
         tables.fail(where, wrong)
     return [Dialogue(tuple(_turn(t) for t in row), group) for row, group in zip(turns, groups, strict=True)]
+
+
+def split(data: Any, *, seed: int, train: int | None = None, test_share: float = 0.2) -> splits.Split:
+    """Dialogues to learn from and dialogues held out, as `slmkit.finetune` cuts them.
+
+    Parameters
+    ----------
+    data : str, Path or DataFrame
+        "domain_dialogues", or what `read` reads.
+    seed, train, test_share
+        See `slmkit.splits.hold_out`: near-copies and groups are never cut in two.
+
+    Returns
+    -------
+    Split
+        Both parts hold the columns text, group and dialogue (a `Dialogue`).
+    """
+    if isinstance(data, str) and data == SHIPPED:
+        from slmkit_data import path
+
+        data = path(f"{SHIPPED}.jsonl")
+    if train is not None and train < 1:
+        raise InputError(f"train must be at least 1; got {train!r}")
+    found = read(data)
+    columns = {"text": [d.text for d in found], "group": [d.group for d in found], "dialogue": found}
+    return splits.hold_out(pd.DataFrame(columns), seed=seed, train=train, test_share=test_share)
 
 
 def _turns(prompt: str, answer: str) -> list[dict[str, str]]:

@@ -53,6 +53,10 @@ class EnergyMeter(ABC):
     def stop(self) -> float | None:
         """Joules since `start()`, idle draw included; None when the source gave nothing."""
 
+    def so_far(self) -> float | None:
+        """The same while the reading goes on."""
+        return self.stop()
+
 
 class RaplMeter(EnergyMeter):
     """Intel's and AMD's energy counters: every CPU package and its DRAM, other processes' work included.
@@ -122,7 +126,10 @@ class SampledMeter(EnergyMeter):
         self._done.set()
         if self._thread is not None:
             self._thread.join()
-        points = self._samples
+        return self.so_far()
+
+    def so_far(self) -> float | None:
+        points = list(self._samples)
         if len(points) < 2:
             return None
         return sum((t1 - t0) * (w0 + w1) / 2 for (t0, w0), (t1, w1) in itertools.pairwise(points))
@@ -171,6 +178,24 @@ def choose_meter(device: str = "cpu", *, powercap: Path = POWERCAP) -> EnergyMet
         rapl = RaplMeter(powercap)
         return rapl if rapl.available else ModelledMeter()
     return _nvml_meter() if device.startswith("cuda") else None
+
+
+def with_children() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def of_this_and_children(more: Clock = lambda: 0.0) -> EnergyReading:
+    """A reading of work on the GPU where one can be read, else on the CPU, children that have ended included.
+
+    `more` gives further CPU seconds, those of a child that still runs.
+    """
+    modelled = ModelledMeter(clock=lambda: with_children() + more())
+    if (gpu := choose_meter("cuda")) is not None:
+        return EnergyReading("cuda", meter=gpu)
+    meter = choose_meter("cpu")
+    return EnergyReading(meter=modelled if isinstance(meter, ModelledMeter) else meter, fallback=modelled)
 
 
 class EnergyReading:
@@ -223,9 +248,18 @@ class EnergyReading:
 
     def stop(self) -> Energy:
         """Joules above idle since `start()`, their origin and the reason for it."""
+        found = [each.stop() if each is not None else None for each in (self._meter, self._fallback)]
+        return self._found(*found)
+
+    def so_far(self) -> Energy:
+        """The same while the reading goes on; nothing before `start()`."""
+        if not self._began:
+            return Energy(None, None, "not started")
+        found = [each.so_far() if each is not None else None for each in (self._meter, self._fallback)]
+        return self._found(*found)
+
+    def _found(self, total: float | None, modelled: float | None) -> Energy:
         seconds = self._clock() - self._began
-        total = self._meter.stop() if self._meter is not None else None
-        modelled = self._fallback.stop() if self._fallback is not None else None
         if self._meter is None:
             return Energy(None, None, f"no energy source can be read for device {self._device!r}")
         if not self._meter.needs_baseline:

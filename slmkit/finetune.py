@@ -19,15 +19,16 @@ from typing import Any
 import pandas as pd
 
 import slmkit
-from slmkit import assets, backends, dialogues, estimate, files, splits
+from slmkit import assets, backends, dialogues, estimate, files
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress
 from slmkit.dialogues import Dialogue
 from slmkit.errors import InputError, unknown
+from slmkit.guard import watch
+from slmkit.guard.plan import Plan
 
 log = logging.getLogger(__name__)
 FILE = "finetune.json"
-SHIPPED = "domain_dialogues"
 LAST_BLOCKS = 8
 
 
@@ -98,6 +99,7 @@ def finetune(
     max_length: int = 512,
     max_batch_tokens: int = 1024,
     seed: int = 0,
+    checks: bool = True,
     progress: Progress | None = None,
 ) -> Tuned:
     """Tune a decoder on dialogues: it learns the answers, and where they end, and nothing of the questions.
@@ -124,6 +126,10 @@ def finetune(
         Blocks that "last-k" adapts; None takes 8, or half of a model with fewer than 16.
     epochs, learning_rate, rank, alpha, batch_size, max_length, max_batch_tokens, seed
         See `LoRAConfig`. Rows longer than `max_length` tokens lose the beginning of their prompt.
+    checks : bool
+        Whether silent mistakes are looked for before and after (`slmkit.guard`), in seconds. Warnings are logged and
+        stand in finetune.json. False saves the seconds; an end that is not learned, or an adapter that was not applied,
+        then go unnoticed, and `slmkit doctor --model` has nothing to compare the folder with.
     progress : callable or None
         Gets the events of `Backend.train_completion`.
 
@@ -134,12 +140,13 @@ def finetune(
     Raises
     ------
     InputError, AssetError, NotEnoughMemory
-        Unusable settings, data or model; a folder that holds something; no room for it.
+        Unusable settings, data or model; a folder that holds something; no room for it; a check that failed (of those
+        after the training the folder is kept).
     """
     folder = _new_folder(Path(out))
     source = assets.resolve(model)
     bits, last_blocks = _choose(method, bits, last_blocks, source)
-    split = _split(data, seed, train, test_share)
+    split = dialogues.split(data, seed=seed, train=train, test_share=test_share)
     learned, held_out = (_answers(part) for part in (split.train, split.test))
     config = LoRAConfig(
         rank=rank,
@@ -157,12 +164,17 @@ def finetune(
     engine, source = backends.engine_for(source, backend), backends.prepare(source)
     asked = [engine.dialogue_prompts(source, [turns for turns, _ in part]) for part in (learned, held_out)]
     answers = [[answer for _, answer in part] for part in (learned, held_out)]
+    told: dict[str, Any] = {"questions": [turns for turns, _ in learned], "answers": answers[0]}
+    told |= {"learned": split.train["text"].tolist(), "held_out": split.test["text"].tolist()}
+    plan = Plan(engine, source, bits, config, asked[0], **told)
+    early = watch.before(plan) if checks else []
     before, n_tokens = _loss(engine, source, bits, None, asked[1], answers[1], max_length)
     with files.on_disk(folder), assets.atomic_folder(folder) as aside:
         history = engine.train_completion(
             source, asked[0], answers[0], bits=bits, config=config, out=aside, callback=progress
         )
         after, _ = _loss(engine, source, bits, aside, asked[1], answers[1], max_length)
+        guard = watch.after(plan, aside, history, early, (before, after)) if checks else {}
         tuned = Tuned(folder, history, before, after, len(learned), len(held_out), n_tokens)
         about = {
             "slmkit": slmkit.__version__,
@@ -170,7 +182,8 @@ def finetune(
             "revision": source.revision,
             "backend": engine.name,
         }
-        _write(aside, tuned, {**about, "bits": bits, "method": method, "config": asdict(config)})
+        _write(aside, tuned, {**about, "bits": bits, "method": method, "config": asdict(config), "guard": guard})
+    watch.settle(plan, guard, f"the adapter is kept in {folder}")
     return tuned
 
 
@@ -202,19 +215,6 @@ def _choose(method: str, bits: int | None, last_blocks: int | None, source: Mode
         last_blocks = min(LAST_BLOCKS, max(1, estimate.network_of(source).layers // 2))
     kept = source.stored.bits if source.stored else None
     return bits or (kept if kept in way.bits else way.bits[0]), last_blocks
-
-
-def _split(data: Any, seed: int, train: int | None, test_share: float) -> splits.Split:
-    """Dialogues in the column dialogue of both parts, groups and near-copies on one side."""
-    if isinstance(data, str) and data == SHIPPED:
-        from slmkit_data import path
-
-        data = path(f"{SHIPPED}.jsonl")
-    found = dialogues.read(data)
-    columns = {"text": [d.text for d in found], "group": [d.group for d in found], "dialogue": found}
-    if train is not None and train < 1:
-        raise InputError(f"train must be at least 1; got {train!r}")
-    return splits.hold_out(pd.DataFrame(columns), seed=seed, train=train, test_share=test_share)
 
 
 def _answers(part: pd.DataFrame) -> list[tuple[Sequence[Mapping[str, str]], str]]:

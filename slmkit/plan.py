@@ -28,8 +28,8 @@ from slmkit import (
     data,
     estimate,
     footprint,
-    leaks,
     licences,
+    portions,
     splitfile,
     tasks,
 )
@@ -67,6 +67,8 @@ class Step:
     seed : int
     problem : SlmkitError or None
         Why the model's files cannot be had.
+    rows : int or None
+        How many rows are learned from, in a plan with several sizes.
     """
 
     method: str
@@ -76,6 +78,12 @@ class Step:
     params: dict[str, Any]
     seed: int
     problem: SlmkitError | None = None
+    rows: int | None = None
+
+    @property
+    def portion(self) -> portions.Portion:
+        """Key of its rows among the plan's splits."""
+        return self.seed, self.rows
 
     @property
     def model(self) -> str | None:
@@ -123,7 +131,8 @@ class Step:
     def label(self) -> str:
         """What progress calls it: "lora · smollm2-135m-instruct · 4 bits · seed 0"."""
         bits = f"{self.bits} bits" if self.bits else None
-        return " · ".join(part for part in (self.method, self.model, bits, f"seed {self.seed}") if part)
+        rows = f"{self.rows} rows" if self.rows else None
+        return " · ".join(part for part in (self.method, self.model, bits, rows, f"seed {self.seed}") if part)
 
     def has_model_of(self, sixteen: Step) -> bool:
         """Whether its model is that of another step, or what `slmkit quantize` made from it."""
@@ -150,11 +159,11 @@ class Plan:
 
     task: Task
     data_sha256: str
-    splits: dict[int, Split]
+    splits: dict[portions.Portion, Split]
     steps: tuple[Step, ...]
     out: Path
     measure_s: float
-    leaked: dict[int, int]
+    leaked: dict[portions.Portion, int]
     notes: tuple[str, ...] = ()
 
 
@@ -172,7 +181,7 @@ def make(
     methods: str | Sequence[str],
     bits: int | Sequence[int] | None,
     shots: int,
-    train: int | None,
+    train: int | Sequence[int] | None,
     test: int | None,
     epochs: float,
     seeds: int | Sequence[int],
@@ -180,15 +189,19 @@ def make(
     params: Mapping[str, Mapping[str, Any]] | None,
     measure_s: float,
     out: str | Path,
+    known: Sequence[str] = (),
 ) -> Plan:
     """Check every argument of `slmkit.study`, read the rows and split them; the arguments are described there.
+
+    Several sizes as `train` give every step once a size, learning from nested subsets. Problems `known` to the caller
+    are raised with those found here.
 
     Raises
     ------
     InputError
         All problems at once, each naming the thing, what is allowed and what came.
     """
-    problems: list[str] = []
+    problems = list(known)
     names = arguments.listed("method", methods, str, problems)
     for name in names:
         if name not in classify.METHODS:
@@ -196,7 +209,9 @@ def make(
     asked_bits = arguments.listed("bits", BITS if bits is None else bits, int, problems)
     widths = sorted((b for b in asked_bits if arguments.said(check_bits, b, problems=problems)), reverse=True)
     numbers = arguments.listed("seed", seeds, int, problems)
-    arguments.check_counts({"shots": (shots, 0), "train": (train, 1), "test": (test, 1)}, problems)
+    sizes = list(train) if isinstance(train, Sequence) else [train]
+    for size in sizes:
+        arguments.check_counts({"shots": (shots, 0), "train": (size, 1), "test": (test, 1)}, problems)
     arguments.check_amounts({"epochs": epochs, "measure_s": measure_s}, problems)
     arguments.check_params(params or {}, problems)
     arguments.said(footprint.memory_limit, problems=problems)
@@ -221,62 +236,36 @@ def make(
     if accept_license:
         found.accept_license()
     frame = found.load()
-    splits = _splits(frame, given_split, numbers, train, test)
-    leaked, leak_notes = guard(splits, allow_leaks=allow_leaks)
+    splits = portions.cut(frame, given_split, numbers, sizes, test)
+    leaked, leak_notes = portions.guard(splits, allow_leaks=allow_leaks)
     given = arguments.of_methods(names, found, shots, epochs, params or {})
     refused: dict[str, SlmkitError] = {}  # models are fetched last, for rows that are known to be usable
     sources = [here.get(name) or _fetched(name, names, asked, given, refused) for name in wanted]
     steps = [
-        replace(step, problem=refused.get(step.model or ""))
+        replace(step, problem=refused.get(step.model or ""), rows=size if len(sizes) > 1 else None)
+        for size in sizes
         for step in _steps(names, sources, asked, numbers, backend, given)
     ]
     sha256 = frame.attrs.get("sha256") or data.frame_sha256(frame)
     told = frame.attrs.get("warnings", ()) if found.name in tasks.names() else ()  # reading a file has logged them
-    notes = [*told, *_warnings(splits), *leak_notes, *_left_out(names, sources), *arguments.one_width(sources, asked)]
+    notes = [
+        *told,
+        *portions.warnings(splits),
+        *leak_notes,
+        *_left_out(names, sources),
+        *arguments.one_width(sources, asked),
+    ]
     return Plan(found, sha256, splits, tuple(steps), folder, measure_s, leaked, tuple(dict.fromkeys(notes)))
-
-
-def _splits(
-    frame: pd.DataFrame, wanted: GivenSplit, seeds: Sequence[int], train: int | None, test: int | None
-) -> dict[int, Split]:
-    """The split of each seed: one of our own, or subsets of the given one."""
-    if wanted.is_asked:
-        frame = wanted.applied(frame)
-        return {seed: data.given(frame, seed=seed, train=train, test=test) for seed in seeds}
-    own = frame.drop(columns="part", errors="ignore")
-    return {seed: data.split(own, seed=seed, train=train, test=test) for seed in seeds}
-
-
-def guard(splits: Mapping[int, Split], *, allow_leaks: bool) -> tuple[dict[int, int], list[str]]:
-    """Test rows of each seed that stand in its train rows, and what to say of them.
-
-    Raises `InputError`, with the rows named, when a given split leaks and nobody allowed it. A split of our own leaks
-    only where the rows leave no other way; that is said, and marked in the records all the same.
-    """
-    leaked, notes = {}, []
-    for seed, split in splits.items():
-        report = leaks.check({"train": split.train, "test": split.test}, within=False)
-        leaked[seed] = report.n_leaking
-        if report.n_leaking and split.given and not allow_leaks:
-            told = "\n".join(report.lines(examples=5))
-            other = ""
-            if "group" in report.across[0].counts:
-                other = ". If equal values of the column group mean nothing here, call it something else"
-            raise InputError(
-                f"the given split leaks, so that its scores would be too good:\n{told}\nTake these rows out of either "
-                "part, let slmkit split the rows, or allow it (allow_leaks=True, --allow-leaks): every record made "
-                f"from it is marked then{other}"
-            )
-        if report.n_leaking:
-            notes.append(f"seed {seed}: {report.across[0].sentence()}; every record says so")
-    return leaked, notes
 
 
 def lines(plan: Plan, todo: Sequence[tuple[Step, float, int]]) -> list[str]:
     """What is about to run, in words; `todo` are the steps not finished, each with its expected seconds and bytes."""
     split = next(iter(plan.splits.values()))
+    train = f"{len(split.train):,}"
+    if len({step.rows for step in plan.steps}) > 1:
+        train = f"{min(step.rows or 0 for step in plan.steps):,} to {max(step.rows or 0 for step in plan.steps):,}"
     said = [
-        f"{plan.task.name}: {len(plan.steps)} run{'s' * (len(plan.steps) > 1)} on {len(split.train):,} train and "
+        f"{plan.task.name}: {len(plan.steps)} run{'s' * (len(plan.steps) > 1)} on {train} train and "
         f"{len(split.test):,} test rows, into {plan.out}"
     ]
     if len(todo) < len(plan.steps):
@@ -371,10 +360,6 @@ def _left_out(names: list[str], sources: list[ModelSource]) -> list[str]:
     return notes
 
 
-def _warnings(splits: Mapping[int, Split]) -> list[str]:
-    return [warning for split in splits.values() for warning in split.warnings]
-
-
 def job_values(step: Step, plan: Plan, run_id: str, split_file: Path) -> dict[str, Any]:
     """What `evaluate.Job` is made from, as JSON values."""
     return {
@@ -391,8 +376,8 @@ def job_values(step: Step, plan: Plan, run_id: str, split_file: Path) -> dict[st
         "seed": step.seed,
         "measure_s": plan.measure_s,
         "split": {
-            "kind": "given" if plan.splits[step.seed].given else "seeded",
-            "sha256": splitfile.split_sha256(plan.splits[step.seed]),
-            "leaked_test_rows": plan.leaked[step.seed],
+            "kind": "given" if plan.splits[step.portion].given else "seeded",
+            "sha256": splitfile.split_sha256(plan.splits[step.portion]),
+            "leaked_test_rows": plan.leaked[step.portion],
         },
     }

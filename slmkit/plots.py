@@ -26,6 +26,7 @@ from slmkit.configurations import (
     is_recorded,
     machine_name,
 )
+from slmkit.curve_plots import learning_curve
 from slmkit.errors import InputError
 from slmkit.fit_plots import predicted_vs_measured
 from slmkit.runs import Run
@@ -47,6 +48,7 @@ __all__ = [
     "accuracy_vs_footprint",
     "bits_cost",
     "calibration",
+    "learning_curve",
     "pareto",
     "per_class_recall",
     "predicted_vs_measured",

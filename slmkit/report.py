@@ -102,18 +102,22 @@ def page(runs: Sequence[Run], folder: Path | None = None) -> str:
     sections = [
         _section(i + 1, title, group, folder) for i, (title, group) in enumerate(zip(titles, groups, strict=True))
     ]
+    return document(
+        title=text.escape(f"slmkit: {', '.join(sorted({run.task for run in runs}))}", 120),
+        heading="Accuracy against footprint",
+        summary=_summary(runs, groups),
+        nav=_nav(titles),
+        sections="\n".join(sections),
+    )
+
+
+def document(**parts: str) -> str:
+    """A page that works offline around the given HTML: title, heading, summary, nav and sections."""
     template = resources.files("slmkit").joinpath("report_template.html").read_text(encoding="utf-8")
     plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n")
     [own] = re.findall(r"<script>(\n.*?)</script>", template, re.DOTALL)
-    parts = {
-        "policy": _policy([plotly, own]),
-        "title": text.escape(f"slmkit: {', '.join(sorted({run.task for run in runs}))}", 120),
-        "summary": _summary(runs, groups),
-        "nav": _nav(titles),
-        "sections": "\n".join(sections),
-        "plotly": plotly,
-    }
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], template)
+    found = {**parts, "policy": _policy([plotly, own]), "plotly": plotly}
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: found[match[1]], template)
 
 
 def _read(folder: Path) -> list[Run]:
@@ -263,11 +267,11 @@ def _footprint_figure(number: int, runs: Sequence[Run]) -> str:
         shown.append(f'<button aria-pressed="{pressed}" data-title="{title}">{text.escape(button.label)}</button>')
     name = f"footprint-{number}"
     switch = f'<div class="switch" role="group" aria-label="Footprint" data-figure="{name}"><span>Against</span>'
-    return f'{heading}<div class="card">{switch}{"".join(shown)}</div>{_figure(name, figure, views)}</div>'
+    return f'{heading}<div class="card">{switch}{"".join(shown)}</div>{drawn(name, figure, views)}</div>'
 
 
 def _class_figure(number: int, runs: Sequence[Run]) -> str:
-    figure = _figure(f"recall-{number}", plots.per_class_recall(runs))
+    figure = drawn(f"recall-{number}", plots.per_class_recall(runs))
     return f'<h3 class="unseen">Recall by class</h3><div class="card">{figure}</div>'
 
 
@@ -279,10 +283,11 @@ def _calibration_figure(number: int, configs: Sequence[Configuration], folder: P
         figure = None
     if figure is None:
         return ""
-    return f'<h3 class="unseen">Calibration</h3><div class="card">{_figure(f"calibration-{number}", figure)}</div>'
+    return f'<h3 class="unseen">Calibration</h3><div class="card">{drawn(f"calibration-{number}", figure)}</div>'
 
 
-def _figure(name: str, figure: go.Figure, views: Sequence[Any] = ()) -> str:
+def drawn(name: str, figure: go.Figure, views: Sequence[Any] = ()) -> str:
+    """HTML of a picture, drawn when the page opens."""
     document = {**json.loads(figure.to_json()), "views": views}
     label = text.escape(f"{figure.layout.title.text}. The same figures are in the tables.")
     data = text.script_json(json.dumps(document, ensure_ascii=False, allow_nan=False))

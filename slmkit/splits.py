@@ -7,7 +7,8 @@ near-duplicates (`slmkit.alike`): one campaign with many phone numbers, one pres
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -166,6 +167,31 @@ def given(frame: pd.DataFrame, *, seed: int, train: int | None = None, test: int
     if scored != "test":
         notes += ("the given split has no test rows; those for validation are scored",)
     return Split(rows.iloc[drawn["train"]], rows.iloc[drawn["test"]], notes, given=True)
+
+
+def nested(whole: Split, sizes: Sequence[int], *, seed: int) -> list[Split]:
+    """Splits with fewer rows to learn from, each inside the next larger one, and the same test rows.
+
+    Parameters
+    ----------
+    whole : Split
+    sizes : sequence of int
+        Train rows, each at least one a class; stratified by label.
+
+    Returns
+    -------
+    list of Split
+        In the order of `sizes`.
+    """
+    found, rows = {}, whole.train
+    for size in sorted(set(sizes), reverse=True):
+        codes, names = pd.factorize(rows["label"], sort=True)
+        if size < len(names):
+            raise InputError(f"train must be at least {len(names)}, one row a class; got {size}")
+        rng = np.random.default_rng([seed, 2, size])
+        rows = rows.iloc[stratify.subset(np.arange(len(rows)), np.asarray(codes), size, len(whole.test), rng)]
+        found[size] = replace(whole, train=rows)
+    return [found[size] for size in sizes]
 
 
 def hold_out(frame: pd.DataFrame, *, seed: int, train: int | None = None, test_share: float = 0.2) -> Split:

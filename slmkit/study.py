@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit import console, evaluate, files, folder, footprint, jobs, splitfile, text
+from slmkit import console, evaluate, files, folder, footprint, jobs, splitfile
 from slmkit import plan as planning
 from slmkit.errors import SlmkitError
 from slmkit.plan import Plan, Step
@@ -166,8 +166,13 @@ def study(
         measure_s=measure_s,
         out=out,
     )
+    return carry_out(plan, progress, cancel)
+
+
+def carry_out(plan: Plan, progress: Progress | None = None, cancel: threading.Event | None = None) -> StudyResult:
+    """Run what a plan holds and is not finished; see `study`."""
     with folder.lock(plan.out):
-        return _Study(plan, progress or _Bar(), cancel).run()
+        return _Study(plan, progress or console.Bar(), cancel).run()
 
 
 @dataclass
@@ -222,17 +227,17 @@ class _Study:
 
     def _items(self) -> list[_Item]:
         engine = self._engine()
-        hashes = {seed: splitfile.split_sha256(split) for seed, split in self.plan.splits.items()}
+        hashes = {portion: splitfile.split_sha256(split) for portion, split in self.plan.splits.items()}
         items = []
         for step in self.plan.steps:
             step = replace(step, backend=step.backend or engine) if step.source else step
-            split_file = self.plan.out / "splits" / f"{hashes[step.seed][:12]}.parquet"
-            run_id = step.run_id(self.plan.task, hashes[step.seed], self.plan.measure_s)
-            expected = step.expected(self.plan.splits[step.seed])
+            split_file = self.plan.out / "splits" / f"{hashes[step.portion][:12]}.parquet"
+            run_id = step.run_id(self.plan.task, hashes[step.portion], self.plan.measure_s)
+            expected = step.expected(self.plan.splits[step.portion])
             item = _Item(step, run_id, split_file, *expected, folder.finished(self.plan.out, run_id))
             if item.run is None:
                 folder.write_split(
-                    self.plan.splits[step.seed], split_file, self.plan.data_sha256, step.seed, self.plan.task.licence
+                    self.plan.splits[step.portion], split_file, self.plan.data_sha256, step.seed, self.plan.task.licence
                 )
             items.append(item)
         return items
@@ -336,34 +341,12 @@ class _Study:
         self.progress({"event": event, "done": self.done, "total": len(self.plan.steps), **facts})
 
 
-class _Bar:
-    """The progress bar of a notebook or terminal; the plan and every failure are written above it."""
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        from tqdm.auto import tqdm
-
-        if event["event"] == "plan":
-            for line in event["lines"]:
-                tqdm.write(text.clean(line, 400))
-            self.bar = tqdm(total=event["total"], unit="run")
-        elif self.bar is not None:
-            self.bar.update(event["done"] - self.bar.n)
-            self.bar.set_description_str(console.about(event))
-            if event["event"] == "failed":
-                tqdm.write(console.about(event))
-            if event["event"] == "end":
-                self.bar.close()
-
-
 def _counterpart(item: _Item, items: list[_Item], which: str) -> Run | None:
     """The finished floor of the same seed, or the same method and model at 16 bits; None where there is none."""
     step = item.step
     for other in items:
         there = other.step
-        if other is item or other.run is None or there.seed != step.seed:
+        if other is item or other.run is None or there.portion != step.portion:
             continue
         same = there.method == step.method and there.bits == 16 and step.bits != 16 and step.has_model_of(there)
         if there.method == "floor" if which == "floor" else same:

@@ -37,18 +37,28 @@ def read(folder: str | Path, name: str) -> np.ndarray:
     AssetError
         A file that cannot be read, or a number type that is not known here.
     """
-    names: list[str] = []
+    known: list[str] = []
     for path in sorted(Path(folder).glob("*.safetensors")):
         header, start = _header(path)
-        names += header
+        known += header
         if name in header:
             return _tensor(path, start, header[name])
-    raise unknown("tensor", name, names)
+    raise unknown("tensor", name, known)
 
 
-def names(folder: str | Path) -> list[str]:
-    """Names of all tensors of a model's folder."""
-    return [name for path in sorted(Path(folder).glob("*.safetensors")) for name in _header(path)[0]]
+def read_file(path: Path, name: str) -> np.ndarray:
+    """One tensor of one file, as `read` gives it."""
+    header, start = _header(path)
+    if name not in header:
+        raise unknown("tensor", name, header)
+    return _tensor(path, start, header[name])
+
+
+def names(place: str | Path) -> list[str]:
+    """Names of all tensors of a model's folder, or of one file; `AssetError` for a file that cannot be read."""
+    place = Path(place)
+    paths = sorted(place.glob("*.safetensors")) if place.is_dir() else [place]
+    return [name for path in paths for name in _header(path)[0]]
 
 
 def copy(folder: str | Path, rename: Callable[[str], str | None], out: Path) -> int:

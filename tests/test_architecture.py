@@ -19,23 +19,27 @@ LIBRARY = ROOT / "slmkit"
 
 # Imports point down or stay on the floor (without circles). A new module says here where it lives.
 FLOORS = {
-    3: "__main__ data_commands model_commands fit_commands tune_command distil_commands console report report_tables "
-    "cards study plan arguments folder evaluate bulk",
-    2: "estimator floor classify finetune tuning cascade runs configurations pairs bitcosts bit_plots plots fit_plots "
-    "score_plots verdict datasheets workshop",
-    1: "backends tasks shapes footprint energy estimate jobs doctor ledger prequantise",
-    0: "catalog architectures files hub stored assets data dialogues alike stratify splits splitfile leaks labels "
-    "columns excel tables tensors parquet partfile licences places pieces sources fetch prompts metrics text errors",
+    3: """
+        __main__ console data_commands model_commands fit_commands tune_command curve_command distil_commands
+        report report_tables cards study learning_curve plan arguments folder evaluate bulk
+    """,
+    2: """
+        estimator floor classify finetune guard tuning cascade
+        runs configurations pairs bitcosts verdict curve_words curve_series datasheets workshop
+        plots bit_plots fit_plots score_plots curve_plots
+    """,
+    1: """
+        backends tasks shapes footprint energy estimate prequantise
+        jobs calls background doctor ledger
+    """,
+    0: """
+        catalog architectures hub assets stored tensors
+        data dialogues labels columns tables excel parquet sources fetch licences
+        leaks alike splits stratify splitfile portions
+        files partfile pieces places prompts metrics curves text errors
+    """,
 }
-COMMAND_LINE = {
-    "__main__",
-    "console",
-    "data_commands",
-    "fit_commands",
-    "model_commands",
-    "tune_command",
-    "distil_commands",
-}
+COMMAND_LINE = {name for name in FLOORS[3].split() if name in ("__main__", "console") or "_command" in name}
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 ENGINES = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "mlx", "mlx_lm", "gguf"}
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}

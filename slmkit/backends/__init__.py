@@ -14,7 +14,7 @@ import numpy as np
 
 from slmkit import assets, stored
 from slmkit.assets import ModelSource
-from slmkit.backends import _memory
+from slmkit.backends import _checkpoints, _memory, _reading
 from slmkit.backends.base import Backend, LanguageModel, check_bits
 from slmkit.errors import MissingExtra, unknown
 
@@ -86,6 +86,13 @@ def count_tokens(name: str, texts: Sequence[str], backend: str | None = None) ->
     """Tokens of each text for a model, named as `load` names it; int64, shape (n_texts,). No weights are loaded."""
     source = assets.resolve(name)
     return engine_for(source, backend).count_tokens(source, texts)
+
+
+def read(
+    engine: Backend, source: ModelSource, texts: Sequence[str], answers: Sequence[str] | None = None
+) -> _reading.Reading | None:
+    """Token ids as a training reads them, see `_reading.read`; None from a backend without tokenizer."""
+    return _reading.read(engine, source, texts, answers)
 
 
 def block_distances(
@@ -172,6 +179,17 @@ def load(
         _memory.drop_frames(error)
         _memory.give_back()
         raise
+
+
+def unfinished(folder: Path) -> tuple[int, int] | None:
+    """Steps done and steps in all of a training that left checkpoints in a folder; None where there are none."""
+    found = _checkpoints.newest(folder)
+    return (found.facts["step"], found.facts["steps"]) if found else None
+
+
+def clear_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints in a folder, and the folder if nothing else is in it."""
+    _checkpoints.clear(folder)
 
 
 def live_models() -> list[LanguageModel]:

@@ -23,9 +23,9 @@ PROBE, PROBE_ANSWER = {"role": "user", "content": "Hello"}, "Yes"
 SHOWN = 10  # rows named in one warning
 
 
-def check(prompts: Sequence[str], answers: Sequence[str], config: LoRAConfig) -> None:
-    """Raise one `InputError` with everything that is wrong with a call of `train_completion`."""
-    wrong = shared.config_problems(config)
+def check(prompts: Sequence[str], answers: Sequence[str], config: LoRAConfig, more: Sequence[str] = ()) -> None:
+    """Raise one `InputError` with everything that is wrong with a call of `train_completion`; `more` is known of it."""
+    wrong = [*shared.config_problems(config), *more]
     if len(prompts) != len(answers) or not len(prompts):
         wrong.append(f"prompts and answers must have the same length, at least 1; got {len(prompts)}, {len(answers)}")
     if empty := [i for i, answer in enumerate(answers) if not answer.strip()]:
@@ -109,12 +109,23 @@ def pairs(
     return list(found.values()), list(found)
 
 
-def training_pairs(tokenizer: Any, prompts: Sequence[str], answers: Sequence[str], **how: Any) -> list[Pair]:
-    """As `pairs`, for training: `InputError` when no row is left."""
-    rows, _ = pairs(tokenizer, prompts, answers, **how)
-    if not rows:
-        raise InputError(f"no row is left: every answer alone is longer than max_length={how['max_length']} tokens")
-    return rows
+def training_pairs(
+    tokenizer: Any,
+    prompts: Sequence[str],
+    answers: Sequence[str],
+    held_out: tuple[Sequence[str], Sequence[str]] | None = None,
+    **how: Any,
+) -> tuple[list[Pair], int]:
+    """As `pairs`, for training: rows to learn with those held out behind them, and how many are to learn.
+
+    `InputError` when no row of either is left.
+    """
+    rows = pairs(tokenizer, prompts, answers, **how)[0]
+    more = pairs(tokenizer, *held_out, **how)[0] if held_out else []
+    if not rows or (held_out and not more):
+        which = "held-out row" if rows else "row"
+        raise InputError(f"no {which} is left: every answer alone is longer than max_length={how['max_length']} tokens")
+    return [*rows, *more], len(rows)
 
 
 def _say(cut: Sequence[int], left_out: Sequence[int], max_length: int) -> None:

@@ -20,8 +20,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from slmkit.errors import SlmkitError
+
 log = logging.getLogger(__name__)
 SHOWN = 5  # holders named in one warning
+RAN_OUT = ("can't allocate memory", "out of memory", "unable to allocate", "insufficient memory", "metal::malloc")
 
 
 @dataclass(eq=False)
@@ -93,6 +96,14 @@ def give_back(empty_cache: Callable[[], None] | None = None) -> None:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):  # only glibc has it
         log.debug("this system's C library has no malloc_trim")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out; torch on a CPU and mlx say it in words only."""
+    if isinstance(error, SlmkitError):  # a refusal with the arithmetic in it, or advice already given
+        return False
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(w in words for w in RAN_OUT))
 
 
 @contextmanager

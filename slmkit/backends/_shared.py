@@ -7,20 +7,18 @@ log-likelihoods can be compared with published ones.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from slmkit import catalog
 from slmkit.backends import _checks
-from slmkit.backends.base import LoRAConfig, Progress
+from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError
 
 POOLINGS = ("mean", "last")
-REPORT_EVERY_S = 0.25
 POOL_OF_BATCHES = 50
 
 
@@ -39,9 +37,11 @@ def check_generation(max_new_tokens: int, temperature: float) -> None:
         raise InputError(f"temperature must be 0 (greedy) or above; got {temperature!r}")
 
 
-def check_training(texts: Sequence[str], y: np.ndarray, n_classes: int, config: LoRAConfig) -> None:
-    """Raise one `InputError` with everything that is wrong with a call of `train_lora`."""
-    wrong = config_problems(config)
+def check_training(
+    texts: Sequence[str], y: np.ndarray, n_classes: int, config: LoRAConfig, more: Sequence[str] = ()
+) -> None:
+    """Raise one `InputError` with everything that is wrong with a call of `train_lora`; `more` is known of it."""
+    wrong = [*config_problems(config), *more]
     if len(texts) != len(y) or not len(texts):
         wrong.insert(0, f"texts and y must have the same length, at least 1; got {len(texts)} and {len(y)}")
     elif np.ndim(y) == 2:
@@ -53,6 +53,12 @@ def check_training(texts: Sequence[str], y: np.ndarray, n_classes: int, config: 
         wrong.insert(0, f"y must lie in 0 .. {n_classes - 1}; got {np.min(y)} .. {np.max(y)}")
     if wrong:
         raise InputError("; ".join(wrong))
+
+
+def targets(y: np.ndarray, held_out: Sequence[int], n_classes: int) -> np.ndarray:
+    """What each row is to be given, held-out rows last: class indices (n,), or probabilities (n, n_classes) as `y`."""
+    known = np.asarray(held_out, dtype=np.int64)
+    return np.concatenate([y, np.eye(n_classes)[known] if np.ndim(y) == 2 else known])
 
 
 def config_problems(config: LoRAConfig) -> list[str]:
@@ -310,34 +316,6 @@ def one_cycle(step: int, steps: int, peak: float) -> float:
     if step < warm_up:
         return peak * (step + 1) / warm_up
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warm_up + 1) / (steps - warm_up + 1)))
-
-
-@dataclass
-class History:
-    """Collects one entry an optimiser step and tells the callback at most four times a second."""
-
-    steps: int
-    callback: Progress | None
-    entries: list[dict[str, float]] = field(default_factory=list)
-    started: float = field(default_factory=time.perf_counter)
-    _last_report: float = -math.inf
-    _last_step: float = 0.0
-
-    def add(self, epoch: int, loss: float, learning_rate: float, tokens: int) -> None:
-        """Note a finished step; raises `InputError` when the loss is no longer a number."""
-        now = time.perf_counter() - self.started
-        step = len(self.entries) + 1
-        if not math.isfinite(loss):
-            raise InputError(f"the loss became {loss} at step {step} of {self.steps}: take a smaller learning_rate")
-        seconds, self._last_step = now - self._last_step, now
-        entry = {"step": step, "epoch": epoch, "loss": loss, "learning_rate": learning_rate, "tokens": tokens}
-        self.entries.append({**entry, "seconds": seconds, "tokens_per_s": tokens / max(seconds, 1e-9)})
-        if self.callback is not None and now - self._last_report >= REPORT_EVERY_S:
-            self._last_report = now
-            rate = sum(e["tokens"] for e in self.entries) / max(now, 1e-9)
-            left = now / step * (self.steps - step)
-            progress = {"step": step, "steps": self.steps, "epoch": epoch, "loss": loss}
-            self.callback({**progress, "tokens_per_s": rate, "seconds_left": left})
 
 
 @dataclass

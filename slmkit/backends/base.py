@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,33 +20,11 @@ import numpy as np
 from slmkit import prompts
 from slmkit.assets import ModelSource
 from slmkit.backends import _memory
+from slmkit.backends._records import Generation, Progress, Stored, Watch
 from slmkit.errors import InputError
 
 log = logging.getLogger(__name__)
 BITS = (4, 8, 16)
-
-
-@dataclass(frozen=True)
-class Generation:
-    """One generated text.
-
-    Attributes
-    ----------
-    text : str
-        The new text, without the prompt and without special tokens.
-    n_prompt_tokens, n_new_tokens : int
-        Tokens read and tokens written.
-    finish_reason : str
-        "stop" (the model ended or a stop string came) or "length".
-    seconds : float
-        Wall time for this text; for a batch, the time of the whole batch.
-    """
-
-    text: str
-    n_prompt_tokens: int
-    n_new_tokens: int
-    finish_reason: str
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -82,17 +60,6 @@ class LoRAConfig:
     max_length: int = 256
     max_batch_tokens: int = 512
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class Stored:
-    """What a backend wrote: the scheme, and the parameters before quantisation, tied weights once."""
-
-    scheme: str
-    n_parameters: int
-
-
-Progress = Callable[[Mapping[str, Any]], None]
 
 
 class LanguageModel(ABC):
@@ -299,6 +266,7 @@ class Backend(ABC):
         config: LoRAConfig,
         out: Path,
         callback: Progress | None = None,
+        watch: Watch | None = None,
     ) -> list[dict[str, float]]:
         """Train an adapter and a classification head on the last token's hidden state.
 
@@ -316,14 +284,27 @@ class Backend(ABC):
         out : Path
             A folder that exists and is empty.
         callback : callable or None
-            Gets {"step", "steps", "epoch", "loss", "tokens_per_s", "seconds_left"} at most four times a second;
-            an exception it raises stops the training and comes out of `train_lora`.
+            Gets {"step", "steps", "epoch", "loss", "tokens_per_s", "seconds_left"} at most four times a second (and
+            "resumed_at", the step it began with); an exception it raises stops the training and comes out of here.
+        watch : Watch or None
+            Checkpoints, a way to stop, held-out rows; None for none of them.
 
         Returns
         -------
         list of dict
             One entry an optimiser step: {"step", "epoch", "loss", "learning_rate", "tokens", "seconds",
-            "tokens_per_s"}.
+            "tokens_per_s", "max_batch_tokens"}, those of a training gone on with included (work that was lost is not in
+            "seconds"). `max_batch_tokens` is what was in force: where memory runs out it is halved and the step
+            done again. The last entry of an epoch has "held_out_loss" and "held_out_accuracy"; the very last has
+            "stopped" where the training was told to stop, "stopped_early" where patience ended it.
+
+        Raises
+        ------
+        InputError
+            A loss or gradient that is not finite: the last good weights are kept as a checkpoint, and the message says
+            what to try. Checkpoints of another training, with what differs.
+        NotEnoughMemory
+            Memory that does not suffice for a single row.
         """
 
     def quantise(self, source: ModelSource, *, bits: int, out: Path) -> Stored:
@@ -359,6 +340,7 @@ class Backend(ABC):
         config: LoRAConfig,
         out: Path,
         callback: Progress | None = None,
+        watch: Watch | None = None,
     ) -> list[dict[str, float]]:
         """Train an adapter to write an answer after its prompt, and to end it.
 
@@ -373,7 +355,7 @@ class Backend(ABC):
         answers : sequence of str
             Spaces around them are taken off. Rows beyond `config.max_length` lose the beginning of their prompt; a
             row whose answer alone is longer is left out, and named in the log.
-        bits, config, out, callback
+        bits, config, out, callback, watch
             As `train_lora` takes them; a batch is `config.batch_size` answers.
 
         Returns

@@ -18,7 +18,7 @@ from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _completions as completions
 from slmkit.backends import _shared as shared
-from slmkit.backends.base import Backend, Generation, LanguageModel, LoRAConfig, Progress, Stored, check_bits
+from slmkit.backends.base import Backend, Generation, LanguageModel, LoRAConfig, Progress, Stored, Watch, check_bits
 from slmkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -247,6 +247,12 @@ class BnbBackend(Backend):
 
         return shared.count_tokens(load_tokenizer(source), texts)
 
+    def tokenizer(self, source: ModelSource) -> Any:
+        from slmkit.backends import prepare
+        from slmkit.backends._torch.loading import load_tokenizer
+
+        return load_tokenizer(prepare(source))
+
     def train_lora(
         self,
         source: ModelSource,
@@ -258,14 +264,14 @@ class BnbBackend(Backend):
         config: LoRAConfig,
         out: Path,
         callback: Progress | None = None,
+        watch: Watch | None = None,
     ) -> list[dict[str, float]]:
         from slmkit.backends._torch import device, training
 
         _check_trainable(source, bits)
+        how: dict[str, Any] = {"bits": bits, "config": config, "out": out, "callback": callback}
         with _memory.given_back(lambda: device.empty_cache(device.pick_device())):
-            return training.train(
-                source, texts, y, n_classes=n_classes, bits=bits, config=config, out=out, callback=callback
-            )
+            return training.train(source, texts, y, n_classes=n_classes, watch=watch or Watch(), **how)
 
     def quantise(self, source: ModelSource, *, bits: int, out: Path) -> Stored:
         from slmkit.backends._torch import loading
@@ -288,13 +294,14 @@ class BnbBackend(Backend):
         config: LoRAConfig,
         out: Path,
         callback: Progress | None = None,
+        watch: Watch | None = None,
     ) -> list[dict[str, float]]:
         from slmkit.backends._torch import device, training
 
         _check_trainable(source, bits)
         how: dict[str, Any] = {"bits": bits, "config": config, "out": out, "callback": callback}
         with _memory.given_back(lambda: device.empty_cache(device.pick_device())):
-            return training.train_completion(source, prompts, answers, **how)
+            return training.train_completion(source, prompts, answers, watch=watch or Watch(), **how)
 
 
 def _check_trainable(source: ModelSource, bits: int) -> None:

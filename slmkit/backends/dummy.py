@@ -11,13 +11,25 @@ import json
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from slmkit.backends import _course as course
 from slmkit.backends import _shared as shared
-from slmkit.backends.base import Backend, Generation, LanguageModel, LoRAConfig, ModelSource, Progress, check_bits
+from slmkit.backends.base import (
+    Backend,
+    Generation,
+    LanguageModel,
+    LoRAConfig,
+    ModelSource,
+    Progress,
+    Watch,
+    check_bits,
+)
 from slmkit.errors import AssetError, InputError
 
 BUCKETS, HIDDEN, BLOCK = 1024, 64, 64
@@ -172,14 +184,22 @@ class DummyBackend(Backend):
         config: LoRAConfig,
         out: Path,
         callback: Progress | None = None,
+        watch: Watch | None = None,
     ) -> list[dict[str, float]]:
         """Train the head alone by gradient descent on `embed(..., pooling="last")`; see `Backend.train_lora`."""
-        shared.check_training(texts, y, n_classes, config)
+        watch = watch or Watch()
+        shared.check_training(texts, y, n_classes, config, course.problems(watch, n_classes))
+        more, known = watch.held_out or ((), ())
+        rows, codes = [*texts, *more], shared.targets(y, known, n_classes)
         with self.load(source, bits=bits) as model:
-            x = model.embed(texts, pooling="last", max_length=config.max_length)
-            lengths = np.minimum(model.count_tokens(texts), config.max_length)
-        weight, bias, entries = _train_head(x, np.asarray(y), lengths, n_classes, config, callback)
-        save_file({"weight": weight, "bias": bias}, out / "head.safetensors")
+            x = model.embed(rows, pooling="last", max_length=config.max_length)
+            lengths = np.minimum(model.count_tokens(rows), config.max_length)
+        head = _Head(x, codes, lengths, len(texts), n_classes)
+        whole = course.identity(source, self.name, bits, "float64", [list(text.encode()) for text in rows], codes)
+        some = [int(n) for n in lengths[: len(texts)]]
+        entries = course.Course(head, some, config, watch, callback, whole, course.exact()).run()
+        arrays = {"weight": head.weight.astype(np.float32), "bias": head.bias.astype(np.float32)}
+        save_file(arrays, out / "head.safetensors")
         facts = {"backend": self.name, "model": source.name, "revision": source.revision, "bits": bits}
         (out / "adapter_config.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
         return entries
@@ -265,24 +285,55 @@ def _next_bytes(prompt: bytes, max_new_tokens: int, temperature: float, seed: in
         yield byte
 
 
-def _train_head(
-    x: np.ndarray, y: np.ndarray, lengths: np.ndarray, n_classes: int, config: LoRAConfig, callback: Progress | None
-) -> tuple[np.ndarray, np.ndarray, list[dict[str, float]]]:
-    weight, bias = np.zeros((n_classes, HIDDEN)), np.zeros(n_classes)
-    plan = shared.training_plan([int(n) for n in lengths], config)
-    history = shared.History(len(plan), callback)
-    target = y if y.ndim == 2 else np.eye(n_classes)[y]  # (n, n_classes)
-    for step, (epoch, rows) in enumerate(plan):
-        logits = x[rows] @ weight.T + bias  # (B, n_classes)
+class _Head:
+    """A linear head that learns by gradient descent; the `_course.Learner` of this backend."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray, lengths: np.ndarray, n_train: int, n_classes: int) -> None:
+        self.x, self.lengths, self.n_train = x, lengths, n_train
+        self.y = y if y.ndim == 2 else np.eye(n_classes)[y]  # (n, n_classes)
+        self.weight, self.bias = np.zeros((n_classes, HIDDEN)), np.zeros(n_classes)
+        self._error, self._rows = np.zeros((0, n_classes)), np.zeros(0, dtype=np.int64)
+
+    def ready(self) -> AbstractContextManager[Any]:
+        return nullcontext()
+
+    def gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
+        proba = self._proba(batch)  # (B, n_classes)
+        self._rows, self._error = batch, (proba - self.y[batch]) / len(batch)
+        return self._loss(proba, batch), float(np.linalg.norm(self._error))
+
+    def update(self, rate: float) -> None:
+        self.weight -= STEP_SCALE * rate * self._error.T @ self.x[self._rows]
+        self.bias -= STEP_SCALE * rate * self._error.sum(axis=0)
+
+    def free(self) -> None:
+        pass
+
+    def count(self, batch: np.ndarray) -> int:
+        return int(self.lengths[batch].sum())
+
+    def measure(self, max_tokens: int) -> dict[str, float]:
+        rows = np.arange(self.n_train, len(self.y))
+        proba = self._proba(rows)
+        accuracy = float(np.mean(proba.argmax(axis=1) == self.y[rows].argmax(axis=1)))
+        return {"loss": self._loss(proba, rows), "accuracy": accuracy}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        return {"weight": self.weight, "bias": self.bias}
+
+    def moments(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def restore(self, weights: Mapping[str, np.ndarray], moments: Mapping[str, np.ndarray] | None = None) -> None:
+        self.weight, self.bias = weights["weight"].copy(), weights["bias"].copy()
+
+    def _proba(self, rows: np.ndarray) -> np.ndarray:
+        logits = self.x[rows] @ self.weight.T + self.bias
         logits -= logits.max(axis=1, keepdims=True)
-        proba = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        loss = -float((target[rows] * np.log(proba + 1e-30)).sum(axis=1).mean())
-        error = (proba - target[rows]) / len(rows)
-        rate = shared.one_cycle(step, len(plan), config.learning_rate)
-        weight -= STEP_SCALE * rate * error.T @ x[rows]
-        bias -= STEP_SCALE * rate * error.sum(axis=0)
-        history.add(epoch, loss, rate, int(lengths[rows].sum()))
-    return weight.astype(np.float32), bias.astype(np.float32), history.entries
+        return np.asarray(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
+
+    def _loss(self, proba: np.ndarray, rows: np.ndarray) -> float:
+        return -float((self.y[rows] * np.log(proba + 1e-30)).sum(axis=1).mean())
 
 
 BACKEND = DummyBackend()

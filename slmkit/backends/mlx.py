@@ -19,8 +19,9 @@ from slmkit import stored
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _completions as completions
+from slmkit.backends import _course as course
 from slmkit.backends import _shared as shared
-from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, Stored, check_bits
+from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, Stored, Watch, check_bits
 from slmkit.errors import AssetError, InputError, MissingExtra
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,15 @@ class MLXBackend(Backend):
 
         return shared.count_tokens(_tokenizer(prepare(source).folder), texts)
 
+    def tokenizer(self, source: ModelSource) -> Any:
+        """The tokenizer; where it names no pad token, with the one that rows are padded with."""
+        from slmkit.backends import prepare
+
+        tokenizer = _tokenizer(prepare(source).folder)
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)  # what `shared.pad_right` writes
+        return tokenizer
+
     def train_lora(
         self,
         source: ModelSource,
@@ -78,19 +88,24 @@ class MLXBackend(Backend):
         config: LoRAConfig,
         out: Path,
         callback: Progress | None = None,
+        watch: Watch | None = None,
     ) -> list[dict[str, float]]:
         """Train an adapter in mlx-lm's layout and a head; see `Backend.train_lora`."""
         self._check(source, bits)
-        shared.check_training(texts, y, n_classes, config)
+        watch = watch or Watch()
+        shared.check_training(texts, y, n_classes, config, course.problems(watch, n_classes))
         import mlx.core as mx
 
         from slmkit.backends._mlx import lora
 
-        how: dict[str, Any] = {"config": config, "source": source, "bits": bits, "out": out, "callback": callback}
+        how = lora.How(config, source, bits, out, callback, watch)
+        more, known = watch.held_out or ((), ())
+        codes = shared.targets(y, known, n_classes)
         with _memory.given_back(mx.clear_cache):
             tokenizer, loaded = _load(source, bits)
-            rows = shared.encode(tokenizer, texts, config.max_length, loaded.config.get("max_position_embeddings"))
-            history = lora.train(loaded.net, rows, y, n_classes=n_classes, **how)
+            context = loaded.config.get("max_position_embeddings")
+            rows = shared.encode(tokenizer, [*texts, *more], config.max_length, context)
+            history = lora.train(loaded.net, rows, codes, len(texts), n_classes, how)
             _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer)
         return history
 
@@ -109,10 +124,12 @@ class MLXBackend(Backend):
         config: LoRAConfig,
         out: Path,
         callback: Progress | None = None,
+        watch: Watch | None = None,
     ) -> list[dict[str, float]]:
         """Train an adapter on answers in mlx-lm's layout; see `Backend.train_completion`."""
         self._check(source, bits)
-        completions.check(prompts, answers, config)
+        watch = watch or Watch()
+        completions.check(prompts, answers, config, course.problems(watch))
         import mlx.core as mx
 
         from slmkit.backends._mlx import lora
@@ -121,10 +138,10 @@ class MLXBackend(Backend):
             tokenizer, loaded = _load(source, bits)
             ends = shared.end_tokens(tokenizer, loaded.config.get("eos_token_id"))
             most = min(config.max_length, loaded.config.get("max_position_embeddings") or config.max_length)
-            how: dict[str, Any] = {"chat": source.chat, "ends": ends, "max_length": most}
-            pairs = completions.training_pairs(tokenizer, prompts, answers, **how)
-            how = {"config": config, "source": source, "bits": bits, "out": out, "callback": callback}
-            history = lora.train_completion(loaded.net, pairs, **how)
+            form: dict[str, Any] = {"chat": source.chat, "ends": ends, "max_length": most}
+            pairs, n_train = completions.training_pairs(tokenizer, prompts, answers, watch.held_out, **form)
+            how = lora.How(config, source, bits, out, callback, watch)
+            history = lora.train_completion(loaded.net, pairs, n_train, how)
             _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer)
         return history
 

@@ -8,28 +8,28 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
-import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map
+from mlx.utils import tree_flatten
 from mlx_lm.tuner.lora import LoRALinear
 from mlx_lm.tuner.utils import linear_to_lora_layers, load_adapters
 
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
+from slmkit.backends import _course as course
 from slmkit.backends import _shared as shared
+from slmkit.backends._mlx import loop
 from slmkit.backends._mlx.model import head_of, hidden_size, pool, vocabulary
-from slmkit.backends._mlx.phi3 import border_of, read_as
-from slmkit.backends.base import LoRAConfig, Progress
+from slmkit.backends.base import LoRAConfig, Progress, Watch
 from slmkit.errors import AssetError, InputError, SlmkitError
 
 log = logging.getLogger(__name__)
-MAX_NORM = 1.0
 LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together
 
 
@@ -47,8 +47,18 @@ class Classifier(nn.Module):
 
     def loss(self, tokens: mx.array, some: np.ndarray, batch: np.ndarray) -> mx.array:
         """Share of some rows (B, T) in the mean cross-entropy of a batch."""
+        logits = self._logits(tokens, some)
+        return nn.losses.cross_entropy(logits, mx.array(self._y[some]), reduction="sum") / len(batch)
+
+    def right(self, tokens: mx.array, some: np.ndarray) -> list[bool]:
+        """Which of some rows (B, T) get their own label."""
+        own = self._y[some].argmax(axis=1) if self._y.ndim == 2 else self._y[some]
+        found: list[bool] = (np.array(self._logits(tokens, some).argmax(axis=1)) == own).tolist()
+        return found
+
+    def _logits(self, tokens: mx.array, some: np.ndarray) -> mx.array:
         last = pool(self.net.model(tokens), self._lengths[some].tolist(), "last")  # (B, H)
-        return nn.losses.cross_entropy(self.head(last), mx.array(self._y[some]), reduction="sum") / len(batch)
+        return self.head(last)  # (B, n_classes)
 
     def count(self, batch: np.ndarray) -> int:
         """Tokens of a batch."""
@@ -86,63 +96,65 @@ class Answerer(nn.Module):
         """Tokens of a batch that carry a loss."""
         return sum(len(self._pairs[i].target) for i in batch)
 
+    def right(self, tokens: mx.array, some: np.ndarray) -> list[bool]:
+        """Nothing: answers have no labels."""
+        return []
+
+
+@dataclass(frozen=True)
+class How:
+    """What `Backend.train_lora` and `Backend.train_completion` take alike."""
+
+    config: LoRAConfig
+    source: ModelSource
+    bits: int
+    out: Path
+    callback: Progress | None
+    watch: Watch
+
 
 def train(
-    net: nn.Module,
-    rows: list[list[int]],
-    y: np.ndarray,
-    *,
-    n_classes: int,
-    config: LoRAConfig,
-    source: ModelSource,
-    bits: int,
-    out: Path,
-    callback: Progress | None,
+    net: nn.Module, rows: list[list[int]], y: np.ndarray, n_train: int, n_classes: int, how: How
 ) -> list[dict[str, float]]:
-    """Train adapter and head on token rows and write both; see `Backend.train_lora`."""
-    parameters = add_lora(net, config)
-    classifier = Classifier(net, n_classes, config.seed, y, [len(row) for row in rows])
-    history = _fit(classifier, rows, parameters, config, source, bits, out, callback)
+    """Train adapter and head on the first token rows, the others held out, and write both; see `Backend.train_lora`."""
+    parameters = add_lora(net, how.config)
+    classifier = Classifier(net, n_classes, how.config.seed, y, [len(row) for row in rows])
+    history = _fit(classifier, rows, y.tolist(), n_train, parameters, how)
     head = {"weight": classifier.head.weight, "bias": classifier.head.bias}
-    mx.save_safetensors(str(out / "head.safetensors"), {name: array.astype(mx.float32) for name, array in head.items()})
+    arrays = {name: array.astype(mx.float32) for name, array in head.items()}
+    mx.save_safetensors(str(how.out / "head.safetensors"), arrays)
     return history
 
 
-def train_completion(
-    net: nn.Module,
-    pairs: Sequence[shared.Pair],
-    *,
-    config: LoRAConfig,
-    source: ModelSource,
-    bits: int,
-    out: Path,
-    callback: Progress | None,
-) -> list[dict[str, float]]:
-    """Train an adapter on answers and write it; see `Backend.train_completion`."""
-    parameters = add_lora(net, config)
-    return _fit(Answerer(net, pairs), [p.read for p in pairs], parameters, config, source, bits, out, callback)
+def train_completion(net: nn.Module, pairs: Sequence[shared.Pair], n_train: int, how: How) -> list[dict[str, float]]:
+    """Train an adapter on the first answers, the others held out, and write it; see `Backend.train_completion`."""
+    parameters = add_lora(net, how.config)
+    rows, starts = [pair.read for pair in pairs], [pair.start for pair in pairs]
+    return _fit(Answerer(net, pairs), rows, starts, n_train, parameters, how)
 
 
 def _fit(
     learner: Classifier | Answerer,
     rows: Sequence[Sequence[int]],
+    targets: Sequence[int],
+    n_train: int,
     parameters: dict[str, Any],
-    config: LoRAConfig,
-    source: ModelSource,
-    bits: int,
-    out: Path,
-    callback: Progress | None,
+    how: How,
 ) -> list[dict[str, float]]:
     """Run the training and write the adapter; `SlmkitError` when it did not move (LoRA does not reach its layers)."""
-    optimiser = optim.AdamW(learning_rate=config.learning_rate, weight_decay=0.0, bias_correction=True)
-    under_way = _memory.Training(source.name, "mlx", bits, lambda: _held_bytes(learner, optimiser))
-    history = _run(learner, optimiser, rows, config, callback)
+    training = loop.Loop(learner, rows, n_train, how.config)
+    under_way = _memory.Training(how.source.name, "mlx", how.bits, training.held_bytes)
+    dtype = str(next(a for _, a in tree_flatten(learner.net.parameters()) if a.dtype != mx.uint32).dtype)
+    whole = course.identity(how.source, "mlx", how.bits, dtype.removeprefix("mlx.core."), rows, targets)
+    exact = course.exact("mlx", "mlx-lm", device=str(mx.default_device()))
+    lengths = [len(row) for row in rows[:n_train]]
+    history = course.Course(training, lengths, how.config, how.watch, how.callback, whole, exact).run()
     del under_way
     weights = dict(tree_flatten(learner.net.trainable_parameters()))
     if not any(bool(mx.any(array != 0)) for name, array in weights.items() if name.endswith("lora_b")):
-        raise SlmkitError(f"training of {source.name} moved no adapter weight; mlx-lm cannot tune it")
-    mx.save_safetensors(str(out / "adapters.safetensors"), weights)
-    (out / "adapter_config.json").write_text(json.dumps(parameters, indent=1), encoding="utf-8")
+        raise SlmkitError(f"training of {how.source.name} moved no adapter weight; mlx-lm cannot tune it")
+    mx.save_safetensors(str(how.out / "adapters.safetensors"), weights)
+    (how.out / "adapter_config.json").write_text(json.dumps(parameters, indent=1), encoding="utf-8")
     return history
 
 
@@ -161,42 +173,6 @@ def add_lora(net: Any, config: LoRAConfig) -> dict[str, Any]:
         bound = layer.lora_a.shape[0] ** -0.5
         layer.lora_a = mx.random.uniform(-bound, bound, layer.lora_a.shape, key=key)
     return {"fine_tune_type": "lora", "num_layers": n_blocks, "lora_parameters": lora}
-
-
-def _held_bytes(learner: nn.Module, optimiser: optim.Optimizer) -> int:
-    trees = (learner.trainable_parameters(), optimiser.state)
-    return sum(array.nbytes for tree in trees for _, array in tree_flatten(tree))
-
-
-def _run(
-    learner: Classifier | Answerer,
-    optimiser: optim.Optimizer,
-    rows: Sequence[Sequence[int]],
-    config: LoRAConfig,
-    callback: Progress | None,
-) -> list[dict[str, float]]:
-    lengths = [len(row) for row in rows]
-    plan, border = shared.training_plan(lengths, config), border_of(learner.net)
-    history = shared.History(len(plan), callback)
-    value_and_grad = nn.value_and_grad(learner, learner.loss)
-    learner.train()
-    for step, (epoch, batch) in enumerate(plan):
-        loss, total = 0.0, None
-        for part in shared.length_batches([lengths[i] for i in batch], config.max_batch_tokens, border=border):
-            some = batch[part]
-            read_as(learner.net, max(lengths[i] for i in some))
-            tokens = mx.array(shared.pad_right([rows[i] for i in some]))
-            value, grads = value_and_grad(tokens, some, batch)
-            total = grads if total is None else tree_map(mx.add, total, grads)
-            mx.eval(value, total)
-            loss += value.item()
-        rate = shared.one_cycle(step, len(plan), config.learning_rate)
-        optimiser.learning_rate = rate
-        optimiser.update(learner, optim.clip_grad_norm(total, MAX_NORM)[0])
-        mx.eval(learner.trainable_parameters(), optimiser.state)
-        history.add(epoch, loss, rate, learner.count(batch))
-    learner.eval()
-    return history.entries
 
 
 def apply(net: nn.Module, folder: Path, source: ModelSource, tokenizer: Any) -> None:

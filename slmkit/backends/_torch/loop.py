@@ -7,7 +7,8 @@ al. 2018, arXiv 1710.03740).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch import nn
 
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import prefix, scoring, traits
-from slmkit.backends.base import LoRAConfig, Progress
+from slmkit.backends.base import LoRAConfig
 
 LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together; a place of a large vocabulary has 256,000
 
@@ -33,6 +34,9 @@ class Objective(Protocol):
 
     def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
         """Pass gradients back from hidden states (B, T, H) of some rows of a batch; their share of its mean loss."""
+
+    def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
+        """Sums over rows of which the body gave the hidden states: "loss" in nats, what it is "of", "accuracy"."""
 
 
 class LastToken:
@@ -52,11 +56,19 @@ class LastToken:
         return int(self.lengths[batch].sum())
 
     def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
-        last = hidden[torch.arange(len(rows)), torch.as_tensor(self.lengths[rows] - 1)]  # (B, H)
-        logits = self.head(last.float())
-        loss = nn.functional.cross_entropy(logits, self.y[rows], reduction="sum") / len(batch)
+        loss = nn.functional.cross_entropy(self._logits(hidden, rows), self.y[rows], reduction="sum") / len(batch)
         loss.backward()
         return loss.item()
+
+    def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
+        logits, y = self._logits(hidden, rows), self.y[rows]
+        loss = nn.functional.cross_entropy(logits, y, reduction="sum").item()
+        own = y.argmax(dim=1) if y.ndim == 2 else y
+        return {"loss": loss, "of": len(rows), "accuracy": int((logits.argmax(dim=1) == own).sum())}
+
+    def _logits(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        last = hidden[torch.arange(len(rows)), torch.as_tensor(self.lengths[rows] - 1)]  # (B, H)
+        return self.head(last.float())  # (B, n_classes)
 
 
 class Answers:
@@ -76,11 +88,8 @@ class Answers:
         return sum(len(self.pairs[i].target) for i in batch)
 
     def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
-        some = [self.pairs[i] for i in rows]
-        places = [(b, p.start + t, token) for b, p in enumerate(some) for t, token in enumerate(p.target)]
-        row, position, token = (torch.tensor(column, device=hidden.device) for column in zip(*places, strict=True))
-        picked = hidden[row, position]  # (N, H)
-        at_once = max(1, LOGITS_AT_ONCE // int(self.config.vocab_size))
+        picked, token = self._picked(hidden, rows)
+        at_once = self._at_once()
         total, slopes = 0.0, []
         for states, wanted in zip(picked.detach().split(at_once), token.split(at_once), strict=True):
             states.requires_grad_(True)
@@ -91,6 +100,24 @@ class Answers:
         picked.backward(torch.cat(slopes))
         return total
 
+    def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
+        picked, token = self._picked(hidden, rows)
+        loss = 0.0
+        for states, wanted in zip(picked.split(self._at_once()), token.split(self._at_once()), strict=True):
+            logits = scoring.logits_of(self.head, self.config, states)  # (n, V)
+            loss += nn.functional.cross_entropy(logits, wanted, reduction="sum").item()
+        return {"loss": loss, "of": len(token)}
+
+    def _picked(self, hidden: torch.Tensor, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Hidden states (N, H) at the places of the rows' answers, and the tokens to predict there (N,)."""
+        some = [self.pairs[i] for i in rows]
+        places = [(b, p.start + t, token) for b, p in enumerate(some) for t, token in enumerate(p.target)]
+        row, position, token = (torch.tensor(column, device=hidden.device) for column in zip(*places, strict=True))
+        return hidden[row, position], token
+
+    def _at_once(self) -> int:
+        return max(1, LOGITS_AT_ONCE // int(self.config.vocab_size))
+
 
 def blocks_of(model: nn.Module) -> nn.ModuleList:
     """The model's blocks: its longest list of modules."""
@@ -98,73 +125,135 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
 
 
 class Loop:
-    """One training: masters in float32, gradients added up over micro-batches, one-cycle learning rate."""
+    """The torch side of a training: masters in float32, gradients added up over micro-batches.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Only what is to be trained requires gradients.
+    objective : Objective
+    rows : sequence of token ids
+        Those to learn, and after them those held out.
+    n_train : int
+        How many are to learn.
+    pad_id : int
+    config : LoRAConfig
+    where : torch.device
+    """
 
     def __init__(
         self,
         model: PeftModel,
         objective: Objective,
         rows: Sequence[Sequence[int]],
+        n_train: int,
         pad_id: int,
         config: LoRAConfig,
         where: torch.device,
     ) -> None:
-        self.model, self.objective, self.rows = model, objective, [list(row) for row in rows]
+        self.model, self.objective, self.rows, self.n_train = model, objective, [list(row) for row in rows], n_train
         self.body = scoring.body_of(model.base_model.model)
         self.pad_id, self.config, self.where = pad_id, config, where
         self.border = traits.rope_border(self.body.config)
-        self.lora = [p for n, p in model.named_parameters() if "lora_" in n and p.requires_grad]
+        named = {n: p for n, p in model.named_parameters() if "lora_" in n and p.requires_grad}
+        self.lora = list(named.values())
         self.masters = [p.detach().float().clone().requires_grad_(True) for p in self.lora]
-        trained = [*self.masters, *objective.parameters()]
-        self.optimiser = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=0.01)
+        self.trained = [*self.masters, *objective.parameters()]
+        self.names = [*named, *(f"objective.{i}" for i in range(len(self.trained) - len(named)))]
+        self.optimiser = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=0.01)
         self.states: list[torch.Tensor] | None = None  # outputs of the blocks below the first trained one, a row each
 
-    def run(self, callback: Progress | None) -> list[dict[str, float]]:
-        plan = shared.training_plan([len(row) for row in self.rows], self.config)
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """Blocks below the first trained one run once, before the steps, where that can be."""
         first = len(blocks_of(self.body)) - self.config.last_blocks if self.config.last_blocks else 0
         if not prefix.can_cache(self.body, first, sum(map(len, self.rows))):
-            return self._steps(plan, callback)
+            yield
+            return
         self.states = prefix.lower_states(self.body, first, self.rows, self.pad_id, self.where)
         with prefix.only_blocks(self.body, slice(first, None)):
-            return self._steps(plan, callback)
+            yield
 
-    def _steps(self, plan: list[tuple[int, np.ndarray]], callback: Progress | None) -> list[dict[str, float]]:
-        history = shared.History(len(plan), callback)
-        for step, (epoch, batch) in enumerate(plan):
-            rate = shared.one_cycle(step, len(plan), self.config.learning_rate)
-            loss, n_tokens = self._step(batch, rate)
-            history.add(epoch, loss, rate, n_tokens)
-        return history.entries
-
-    def _step(self, batch: np.ndarray, rate: float) -> tuple[float, int]:
+    def gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
+        """Mean loss of a batch and the norm of its gradients, which are then clipped."""
+        self.free()
         total = 0.0
-        self.optimiser.zero_grad(set_to_none=True)
-        lengths = [len(self.rows[i]) for i in batch]
-        for part in shared.length_batches(lengths, self.config.max_batch_tokens, border=self.border):
-            rows = batch[part]
-            ids, mask = scoring.pad([self.rows[i] for i in rows], self.pad_id, self.where)
-            if self.states is None:
-                given = {"input_ids": ids}
-            else:
-                given = {"inputs_embeds": nn.utils.rnn.pad_sequence([self.states[i] for i in rows], batch_first=True)}
-            hidden = self.body(**given, attention_mask=mask, use_cache=False).last_hidden_state  # (B, T, H)
-            total += self.objective.backward(hidden, rows, batch)
+        for rows in self._parts(batch, max_tokens):
+            total += self.objective.backward(self._hidden(rows), rows, batch)
             self._collect()
-        nn.utils.clip_grad_norm_([*self.masters, *self.objective.parameters()], 1.0)
+        return total, float(nn.utils.clip_grad_norm_(self.trained, 1.0))
+
+    def update(self, rate: float) -> None:
+        """Step the masters, and give the model their values."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
+        self._hand_down()
+
+    def free(self) -> None:
+        """Forget all gradients."""
+        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in self.lora:
+            parameter.grad = None
+
+    def count(self, batch: np.ndarray) -> int:
+        """Tokens of a batch that are spoken of as trained on."""
+        return self.objective.count(batch)
+
+    @torch.no_grad()
+    def measure(self, max_tokens: int) -> dict[str, float]:
+        """Mean loss on the held-out rows, and accuracy where there are labels."""
+        sums: dict[str, float] = {}
+        for rows in self._parts(np.arange(self.n_train, len(self.rows)), max_tokens):
+            for name, value in self.objective.measure(self._hidden(rows), rows).items():
+                sums[name] = sums.get(name, 0.0) + value
+        return {name: value / sums["of"] for name, value in sums.items() if name != "of"}
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """Masters and the objective's weights; on a CPU these very numbers, not a copy."""
+        return {n: p.detach().cpu().numpy() for n, p in zip(self.names, self.trained, strict=True)}
+
+    def moments(self) -> dict[str, np.ndarray]:
+        """AdamW's state of each of them."""
+        states = zip(self.names, (self.optimiser.state[p] for p in self.trained), strict=True)
+        return {f"{name}/{key}": value.cpu().numpy() for name, state in states for key, value in state.items()}
+
+    def restore(self, weights: Mapping[str, np.ndarray], moments: Mapping[str, np.ndarray] | None = None) -> None:
+        """Put weights back, and AdamW's state if it is given."""
         with torch.no_grad():
-            for parameter, master in zip(self.lora, self.masters, strict=True):
-                parameter.copy_(master)
-        return total, self.objective.count(batch)
+            for name, parameter in zip(self.names, self.trained, strict=True):
+                parameter.copy_(torch.from_numpy(weights[name].copy()))
+        self._hand_down()
+        for path, value in (moments or {}).items():
+            name, _, key = path.rpartition("/")
+            master = self.trained[self.names.index(name)]
+            kept = torch.from_numpy(value.copy())
+            self.optimiser.state[master][key] = kept if key == "step" else kept.to(master.device)
 
     def held_bytes(self) -> int:
         """Bytes of the trained weights, their masters and gradients, and the optimiser's states."""
-        trained = [*self.masters, *self.objective.parameters()]
-        states = [value for p in trained for value in self.optimiser.state[p].values() if torch.is_tensor(value)]
-        grads = [p.grad for p in trained if p.grad is not None]
-        return sum(t.numel() * t.element_size() for t in [*self.lora, *trained, *grads, *states])
+        states = [value for p in self.trained for value in self.optimiser.state[p].values() if torch.is_tensor(value)]
+        grads = [p.grad for p in self.trained if p.grad is not None]
+        return sum(t.numel() * t.element_size() for t in [*self.lora, *self.trained, *grads, *states])
+
+    def _parts(self, rows: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+        lengths = [len(self.rows[i]) for i in rows]
+        return [rows[part] for part in shared.length_batches(lengths, max_tokens, border=self.border)]
+
+    def _hidden(self, rows: np.ndarray) -> torch.Tensor:
+        """The body's last hidden states of some rows, (B, T, H)."""
+        ids, mask = scoring.pad([self.rows[i] for i in rows], self.pad_id, self.where)
+        if self.states is None:
+            given = {"input_ids": ids}
+        else:
+            given = {"inputs_embeds": nn.utils.rnn.pad_sequence([self.states[i] for i in rows], batch_first=True)}
+        hidden: torch.Tensor = self.body(**given, attention_mask=mask, use_cache=False).last_hidden_state
+        return hidden
+
+    def _hand_down(self) -> None:
+        with torch.no_grad():
+            for parameter, master in zip(self.lora, self.masters, strict=True):
+                parameter.copy_(master)
 
     def _collect(self) -> None:
         for parameter, master in zip(self.lora, self.masters, strict=True):

@@ -21,10 +21,11 @@ from torch import nn
 from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _completions as completions
+from slmkit.backends import _course as course
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
 from slmkit.backends._torch import loading, loop
-from slmkit.backends.base import LoRAConfig, Progress
+from slmkit.backends.base import LoRAConfig, Progress, Watch
 from slmkit.errors import AssetError, InputError, SlmkitError
 
 
@@ -64,16 +65,19 @@ def train(
     config: LoRAConfig,
     out: Path,
     callback: Progress | None,
+    watch: Watch,
 ) -> list[dict[str, float]]:
     """Train and write adapter and head to `out`; see `Backend.train_lora`."""
-    shared.check_training(texts, y, n_classes, config)
+    shared.check_training(texts, y, n_classes, config, course.problems(watch, n_classes))
     opened = _open(source, bits, config)
     head = nn.Linear(opened.model.config.hidden_size, n_classes).to(opened.where)  # float32
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
-    rows = shared.encode(opened.tokenizer, texts, config.max_length, opened.context)
-    objective = loop.LastToken(head, y, [len(row) for row in rows])
-    history = _fit(opened, rows, objective, config, out, callback)
+    more, known = watch.held_out or ((), ())
+    rows = shared.encode(opened.tokenizer, [*texts, *more], config.max_length, opened.context)
+    targets = shared.targets(y, known, n_classes)
+    objective = loop.LastToken(head, targets, [len(row) for row in rows])
+    history = _fit(opened, rows, targets, len(texts), objective, config, out, callback, watch)
     save_file({"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}, out / "head.safetensors")
     return history
 
@@ -87,20 +91,23 @@ def train_completion(
     config: LoRAConfig,
     out: Path,
     callback: Progress | None,
+    watch: Watch,
 ) -> list[dict[str, float]]:
     """Train on answers and write the adapter to `out`; see `Backend.train_completion`."""
-    completions.check(prompts, answers, config)
+    completions.check(prompts, answers, config, course.problems(watch))
     opened = _open(source, bits, config)
     base = opened.model.base_model.model
-    pairs = completions.training_pairs(
+    pairs, n_train = completions.training_pairs(
         opened.tokenizer,
         prompts,
         answers,
+        watch.held_out,
         chat=source.chat,
         ends=shared.end_tokens(opened.tokenizer, base.generation_config.eos_token_id),
         max_length=min(config.max_length, opened.context or config.max_length),
     )
-    return _fit(opened, [pair.read for pair in pairs], loop.Answers(base, pairs), config, out, callback)
+    rows, starts = [pair.read for pair in pairs], [pair.start for pair in pairs]
+    return _fit(opened, rows, starts, n_train, loop.Answers(base, pairs), config, out, callback, watch)
 
 
 @dataclass(frozen=True)
@@ -132,14 +139,21 @@ def _open(source: ModelSource, bits: int, config: LoRAConfig) -> _Opened:
 def _fit(
     opened: _Opened,
     rows: Sequence[Sequence[int]],
+    targets: Sequence[Any] | np.ndarray,
+    n_train: int,
     objective: loop.Objective,
     config: LoRAConfig,
     out: Path,
     callback: Progress | None,
+    watch: Watch,
 ) -> list[dict[str, float]]:
-    training = loop.Loop(opened.model, objective, rows, opened.tokenizer.pad_token_id, config, opened.where)
+    training = loop.Loop(opened.model, objective, rows, n_train, opened.tokenizer.pad_token_id, config, opened.where)
     under_way = _memory.Training(opened.source.name, "bnb", opened.bits, training.held_bytes)
-    history = training.run(callback)
+    dtype = str(training.lora[0].dtype).removeprefix("torch.")
+    whole = course.identity(opened.source, "bnb", opened.bits, dtype, rows, targets) | {"device": opened.where.type}
+    exact = course.exact("torch", "transformers", threads=torch.get_num_threads())
+    lengths = [len(row) for row in rows[:n_train]]
+    history = course.Course(training, lengths, config, watch, callback, whole, exact).run()
     del under_way
     _check_moved(opened.model)
     opened.model.save_pretrained(str(out), safe_serialization=True)
