@@ -1,29 +1,109 @@
-"""What `slmkit tune` shows: how the training goes, and what it bought on held-out answers."""
+"""`slmkit tune`: on labels or on dialogues, and what it bought on held-out rows."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from slmkit.console import Lines, about
+from slmkit.errors import InputError
+
+STOPPED = 130
 
 
-def run(model: str, data: str, out: Path, as_json: bool, **how: Any) -> None:
-    """Tune, showing progress on stderr, and print the result as lines or as one JSON document."""
-    from slmkit.finetune import finetune
+def tune(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Catalog name, hub id or path.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA",
+            help="A task's name or a table with texts and labels; domain_dialogues or a table with messages, or with "
+            "prompt and answer.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new folder for what is learned.")],
+    method: Annotated[
+        str,
+        typer.Option(help="lora, qlora (4 bits), last-k (the last blocks alone) or full (the weights themselves)."),
+    ] = "lora",
+    bits: Annotated[int | None, typer.Option(help="16, 8 or 4; the method's own by default.")] = None,
+    epochs: Annotated[float, typer.Option(metavar="E", help="Passes over the rows.")] = 3,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", "--lr", help="Its peak; the method's own by default.")
+    ] = None,
+    last_k: Annotated[int | None, typer.Option(metavar="K", help="Blocks that last-k adapts, or full trains.")] = None,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Labels: rows of rare classes count for more.")] = False,
+    early_stopping: Annotated[
+        bool, typer.Option("--early-stopping", help="Labels: end when the loss on rows held back rises.")
+    ] = False,
+    text_column: Annotated[str | None, typer.Option(help="Labels: column that holds the texts.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Labels: column that holds the labels.")] = None,
+    seed: Annotated[int, typer.Option(help="Splits and trains anew.")] = 0,
+    train: Annotated[int | None, typer.Option(metavar="N", help="Rows to learn; a fifth is held out.")] = None,
+    backend: Annotated[str | None, typer.Option(help="bnb or mlx; the best that runs here by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
+) -> None:
+    """Tune a model on your rows: to sort texts by label, or to answer as in your dialogues.
+
+    The folder appears when all is done; Ctrl-C leaves nothing.
+    """
+    from slmkit import dialogues
 
     lines = Lines()
-    told = finetune(
-        model, data, out=out, progress=lambda event: lines.passing(about({"event": "tune", **event})), **how
-    )
+    how: dict[str, Any] = {"bits": bits, "epochs": epochs, "learning_rate": learning_rate, "last_blocks": last_k}
+    how |= {"seed": seed, "train": train, "backend": backend}
+    how["progress"] = lambda event: lines.passing(about({"event": "tune", **event}))
+    labels: dict[str, Any] = {"text_column": text_column, "label_column": label_column}
+    labels |= {"class_weight": "balanced" if balanced else None, "early_stopping": early_stopping}
+    try:
+        if dialogues.are_in(data):
+            _refuse(labels, data)
+            told = _answers(model, data, out, {**how, "method": method})
+        else:
+            told = _labels(model, data, out, {**how, **labels, "way": method})
+    except KeyboardInterrupt:
+        lines.lasting(f"stopped; nothing was written to {out}")
+        raise typer.Exit(STOPPED) from None
     lines.passing("")
-    if as_json:
-        print(json.dumps({**asdict(told), "folder": str(told.folder)}))
-        return
-    print(f"{told.n_train:,} answers learned, {told.n_test:,} held out (n = {told.n_tokens:,} tokens)")
-    print(f"loss on the held-out answers: {told.loss_before:.3f} before, {told.loss_after:.3f} after (nats a token)")
-    print(f"perplexity: {told.perplexity_before:.2f} before, {told.perplexity_after:.2f} after")
+    print(json.dumps(told[0]) if as_json else "\n".join(told[1]))
+
+
+def _answers(model: str, data: str, out: Path, how: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Tune on dialogues: the result as JSON values, and in lines."""
+    from slmkit.finetune import finetune
+
+    told = finetune(model, data, out=out, **how)
     bits = json.loads((told.folder / "finetune.json").read_text(encoding="utf-8"))["bits"]
-    print(f"Use it: slmkit.load({model!r}, bits={bits}, adapter={str(told.folder)!r})")
+    return {**asdict(told), "folder": str(told.folder)}, [
+        f"{told.n_train:,} answers learned, {told.n_test:,} held out (n = {told.n_tokens:,} tokens)",
+        f"loss on the held-out answers: {told.loss_before:.3f} before, {told.loss_after:.3f} after (nats a token)",
+        f"perplexity: {told.perplexity_before:.2f} before, {told.perplexity_after:.2f} after",
+        f"Use it: slmkit.load({model!r}, bits={bits}, adapter={str(told.folder)!r})",
+    ]
+
+
+def _labels(model: str, data: str, out: Path, how: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Tune on labels: the result as JSON values, and in lines."""
+    from slmkit.tuning.labels import tune_labels
+
+    told = tune_labels(model, data, out=out, max_length=None, **how)
+    interval = f"{100 * told.accuracy_low:.1f} to {100 * told.accuracy_high:.1f}"
+    leaked = [f"{told.leaked_test_rows:,} test rows were learned as near-copies"] if told.leaked_test_rows else []
+    return {**asdict(told), "folder": str(told.folder)}, [
+        f"{told.n_train:,} rows learned, {told.n_test:,} scored",
+        f"accuracy: {100 * told.accuracy:.1f} % ({interval}), macro-F1 {100 * told.macro_f1:.1f}",
+        f"floor, on the same rows: {100 * told.floor_accuracy:.1f} %, macro-F1 {100 * told.floor_macro_f1:.1f}",
+        told.sentence,
+        *leaked,
+        f"Use it: slmkit classify {told.folder} FILE -o OUTPUT, or slmkit.load_classifier({str(told.folder)!r})",
+    ]
+
+
+def _refuse(labels: Mapping[str, Any], data: str) -> None:
+    if given := [name for name, value in labels.items() if value]:
+        raise InputError(f"{', '.join(given)} belong to rows with labels; {data} holds dialogues")

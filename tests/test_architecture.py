@@ -24,7 +24,7 @@ FLOORS = {
         report report_tables cards study learning_curve plan arguments folder evaluate bulk
     """,
     2: """
-        estimator floor classify finetune guard tuning cascade
+        estimator floor ways recipe lora classify finetune guard tuning cascade
         runs configurations pairs bitcosts verdict curve_words curve_series datasheets workshop
         plots bit_plots fit_plots score_plots curve_plots
     """,

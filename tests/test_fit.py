@@ -240,11 +240,6 @@ def test_an_unknown_architecture_is_taken_for_a_llama_and_says_so() -> None:
     assert not guessed.network.exact and any("not one slmkit knows" in note for note in guessed.notes)
 
 
-def test_full_training_is_marked_as_not_measured() -> None:
-    assert any("not measured" in note for note in slmkit.estimate(SMOL, method="full").notes)
-    assert not any("not measured" in note for note in slmkit.estimate(SMOL, method="lora").notes)
-
-
 def test_a_card_holds_the_model_and_ram_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(footprint, "machine", lambda: {"cores": 2, "threads": 2, "gpu": "a card"})
     monkeypatch.setattr(footprint, "device_memory", lambda: 4 * GB)
