@@ -15,6 +15,7 @@ _WHERE = {
     "quantize": "prequantise",
     "prune": "tuning.pruning",
     "distill": "tuning.distil",
+    "match_states": "tuning.matching",
     "study": "study",
     "learning_curve": "learning_curve",
     "finetune": "finetune",
