@@ -67,7 +67,7 @@ def answer(
     asked = facts.questions(held_out(seed, unseen)[1], sheet)[:rows]
     with contextlib.ExitStack() as stack:
         loaded = stack.enter_context(backends.load(model, bits=bits, adapter=Path(adapter) if adapter else None))
-        stored = loaded.weight_bytes()
+        stored = loaded.weight_bytes() + _adapter_bytes(adapter)
         find: facts.Notes | None = None
         if notes == "all":
             find = lambda question: list(sheet["fact"])  # noqa: E731
@@ -91,6 +91,10 @@ def answer(
         "stored_bytes": stored,
         "peak_bytes": footprint.peak_ram_bytes(),
     }
+
+
+def _adapter_bytes(adapter: str | None) -> int:
+    return sum(path.stat().st_size for path in Path(adapter).glob("*.safetensors")) if adapter else 0
 
 
 def _serve(job: dict[str, Any], emit: jobs.Emit) -> dict[str, Any]:

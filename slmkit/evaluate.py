@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 import slmkit
-from slmkit import assets, backends, classify, footprint, jobs, metrics
+from slmkit import assets, backends, classify, footprint, jobs, metrics, modelcards
 from slmkit.runs import FIGURES, PROBABILITIES, Run, probability_frame, read_probability_file, write_run
 
 FIT_FACTS = "fit.json"
@@ -159,6 +159,7 @@ def score(message: Mapping[str, Any], emit: jobs.Emit) -> dict[str, Any]:
     costs = _costs(estimator, texts, job.measure_s)
     frame = probability_frame(test["row"].to_numpy(), y, proba, classes)
     run = assemble(job, estimator, {**_only(scores, SCORES), **_only(costs, COSTS), **facts}, frame)
+    _write_card(estimator, run, job.model_folder)
     return {"run_file": str(write_run(run, Path(job.out), frame))}
 
 
@@ -245,6 +246,21 @@ def _save(estimator: Any, job: Job, facts: Mapping[str, Any]) -> None:
     with assets.atomic_folder(job.model_folder) as folder:
         estimator.save(folder)
         (folder / FIT_FACTS).write_text(json.dumps(facts), encoding="utf-8")
+
+
+def _write_card(estimator: Any, run: Run, folder: Path) -> None:
+    """What a kept model scored, into its card, where its kind has one."""
+    if not hasattr(estimator, "write_card"):
+        return
+    n, (low, high) = f"{run.n_test} test rows", run.intervals.get("macro_f1") or (None, None)
+    scores = [
+        modelcards.Score("accuracy, %", 100 * run.accuracy, 100 * run.accuracy_low, 100 * run.accuracy_high, n),
+        modelcards.Score("macro-F1", run.macro_f1, low, high, n),
+    ]
+    rows = f"{run.n_train} learned, {run.n_test} tested, split {run.split or 'not known'}"
+    data = modelcards.Data(run.task, run.licence, rows, run.data_sha256, None)
+    estimator.write_card(folder, data=data, scores=scores)
+    assets.write_manifest(folder)  # a kill between these two lines costs a new fit
 
 
 def _costs(estimator: Any, texts: list[str], seconds: float) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 import slmkit
-from slmkit import assets, backends, dialogues, estimate, files, ways
+from slmkit import assets, backends, dialogues, estimate, files, forgetting, modelcards, ways
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress
 from slmkit.dialogues import Dialogue
@@ -47,6 +47,9 @@ class Tuned:
         Answers learned, and answers held out.
     n_tokens : int
         Tokens of the held-out answers.
+    learned, forgotten : Change
+        Perplexity before and after with a paired interval: of the held-out answers, and of a neutral text that has
+        nothing to do with them (`slmkit.forgetting`).
     """
 
     folder: Path
@@ -56,6 +59,8 @@ class Tuned:
     n_train: int
     n_test: int
     n_tokens: int
+    learned: forgetting.Change
+    forgotten: forgetting.Change
 
     @property
     def perplexity_before(self) -> float:
@@ -164,21 +169,24 @@ def finetune(
     told |= {"learned": split.train["text"].tolist(), "held_out": split.test["text"].tolist()}
     plan = Plan(engine, source, bits, config, asked[0], **told)
     early = watch.before(plan) if checks else []
-    before, n_tokens = _loss(engine, source, bits, None, asked[1], answers[1], max_length)
+    before, neutral = _score(engine, source, bits, None, asked[1], answers[1], max_length)
     with files.on_disk(folder), assets.atomic_folder(folder) as aside:
         history = engine.train_completion(
             source, asked[0], answers[0], bits=bits, config=config, out=aside, callback=progress
         )
-        after, _ = _loss(engine, source, bits, aside, asked[1], answers[1], max_length)
-        guard = watch.after(plan, aside, history, early, (before, after)) if checks else {}
-        tuned = Tuned(folder, history, before, after, len(learned), len(held_out), n_tokens)
-        about = {
+        after, neutral_after = _score(engine, source, bits, aside, asked[1], answers[1], max_length)
+        change, forgotten = forgetting.compare(before, after), forgetting.compare(neutral, neutral_after)
+        losses = math.log(change.perplexity_before), math.log(change.perplexity_after)
+        guard = watch.after(plan, aside, history, early, losses) if checks else {}
+        tuned = Tuned(folder, history, *losses, len(learned), len(held_out), change.n_tokens, change, forgotten)
+        about: dict[str, Any] = {
             "slmkit": slmkit.__version__,
             "model": source.name,
             "revision": source.revision,
             "backend": engine.name,
         }
-        _write(aside, tuned, {**about, "bits": bits, "method": method, "config": asdict(config), "guard": guard})
+        about |= {"bits": bits, "method": method, "config": asdict(config), "data": _about_data(data), "guard": guard}
+        _write(aside, tuned, about, source)
     watch.settle(plan, guard, f"the adapter is kept in {folder}")
     return tuned
 
@@ -194,7 +202,7 @@ def _answers(part: pd.DataFrame) -> list[tuple[Sequence[Mapping[str, str]], str]
     return [answer for row in rows for answer in row.answers()]
 
 
-def _loss(
+def _score(
     engine: Backend,
     source: ModelSource,
     bits: int,
@@ -202,19 +210,33 @@ def _loss(
     prompts: list[str],
     answers: list[str],
     max_length: int,
-) -> tuple[float, int]:
-    """Mean loss in nats over the tokens of answers, and how many they are."""
+) -> tuple[forgetting.Scored, forgetting.Scored]:
+    """What the model finds of answers after their prompts, and of the neutral text."""
     with engine.load(source, bits=bits, adapter=adapter) as model:
-        nats, n_tokens = model.answer_loglikelihood(prompts, answers, max_length)
-    if not n_tokens.sum():
-        raise InputError(f"no held-out answer fits into max_length={max_length} tokens")
-    return float(-nats.sum() / n_tokens.sum()), int(n_tokens.sum())
+        found = forgetting.Scored(*model.answer_loglikelihood(prompts, answers, max_length))
+        if not found.n_tokens.sum():
+            raise InputError(f"no held-out answer fits into max_length={max_length} tokens")
+        return found, forgetting.score(model)
 
 
-def _write(folder: Path, tuned: Tuned, facts: dict[str, Any]) -> None:
+def _about_data(data: Any) -> dict[str, str | None]:
+    """What the card says of the data."""
+    if isinstance(data, str) and data == dialogues.SHIPPED:
+        from slmkit_data import path
+
+        file = path(f"{data}.jsonl")
+        return {"name": data, "licence": "CC BY 4.0", "sha256": files.sha256_of(file), "card": f"{data}.md"}
+    if isinstance(data, str | Path):
+        return {"name": Path(data).name, "sha256": files.sha256_of(Path(data))}
+    return {}
+
+
+def _write(folder: Path, tuned: Tuned, facts: dict[str, Any], source: ModelSource) -> None:
     values = {**facts, **asdict(tuned)}
     del values["folder"]
     (folder / FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    n_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    modelcards.write(folder, modelcards.for_tuning(values, modelcards.base_of(source), n_bytes))
 
 
 class _Callable(types.ModuleType):

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import numpy as np
 from scipy.special import softmax
 
-from slmkit import assets, backends, estimate, recipe, ways
+from slmkit import assets, backends, estimate, modelcards, recipe, ways
 from slmkit.assets import ModelSource
 from slmkit.backends.base import TRAINED, LoRAConfig, Watch
-from slmkit.estimator import SLM, ModelClassifier
+from slmkit.estimator import FILE, SLM, ModelClassifier
 from slmkit.guard import watch
 from slmkit.guard.plan import Plan
 
@@ -144,7 +144,7 @@ class LoRAClassifier(ModelClassifier):
         source = backends.prepare(source)
         self.max_length_ = own["max_length"] = recipe.max_length(self.max_length, engine, source, texts)
         self._check_fits(source, bits, blocks, max(map(len, texts), default=0))
-        config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
+        config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__ if name in own})
         held_out = ([texts[i] for i in checked], likeliest[checked].tolist()) if len(checked) else None
         texts, codes = [texts[i] for i in learned], codes[learned]
         plan = Plan(engine, source, bits, config, texts, codes, self.classes_.tolist())
@@ -163,6 +163,7 @@ class LoRAClassifier(ModelClassifier):
             )
             self._take(Path(folder))
             self.revision_, self.bits_ = source.revision, bits
+            self.n_train_: int | None = len(texts)
             self.guard_ = watch.after(plan, Path(folder), self.history_, early) if self.checks else {}
         watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
 
@@ -220,15 +221,21 @@ class LoRAClassifier(ModelClassifier):
     def _write(self, folder: Path) -> None:
         super()._write(folder)
         self._put(folder / "adapter")
+        self.write_card(folder)
+
+    def write_card(self, folder: Path, **known: Any) -> None:
+        """Write the card of a saved classifier anew; `known` is what `modelcards.for_classifier` takes."""
+        values = assets.read_json(folder / FILE)
+        modelcards.write(folder, modelcards.for_classifier(values, self._adapter_bytes(), **known))
 
     def _read(self, folder: Path, values: Mapping[str, Any]) -> None:
         super()._read(folder, values)
         self._take(folder / "adapter")
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        found = {"history": self.history_, "guard": getattr(self, "guard_", {})}
+        found = {"history": self.history_, "guard": getattr(self, "guard_", {}), "n_train": self.n_train_}
         return {**found, "bits": self.bits_, "max_length": self.max_length_}, {}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.history_, self.guard_ = facts["history"], facts.get("guard", {})
+        self.history_, self.guard_, self.n_train_ = facts["history"], facts.get("guard", {}), facts.get("n_train")
         self.bits_, self.max_length_ = facts.get("bits", self.bits), facts.get("max_length", self.max_length)

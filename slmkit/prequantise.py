@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slmkit import assets, backends, catalog, estimate, files, footprint, stored
+from slmkit import assets, backends, estimate, files, footprint, modelcards, stored
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, Stored
 from slmkit.errors import InputError, SlmkitError
@@ -197,11 +197,7 @@ def _card(source: ModelSource, engine: Backend, bits: int, done: Stored, weights
 
 def origin(source: ModelSource) -> dict[str, Any]:
     """What the card of a model made from another says of that one: base, base_revision, kind, licence."""
-    entry = catalog.MODELS.get(source.name)
-    licence = "not known here; ask where the model came from"
-    if entry is not None:
-        gate = f"terms to accept at the hub page of {entry.hub_id}" if entry.gated else ""
-        licence = ". ".join(filter(None, [entry.licence, entry.terms or gate]))
+    licence = modelcards.base_of(source).licence
     is_path = source.folder == Path(source.name).expanduser() or source.name.endswith(".gguf")
     base = Path(source.name).name if is_path else source.name
     return {"base": base, "base_revision": source.revision, "kind": source.kind, "licence": licence}
@@ -223,7 +219,9 @@ def _add_files(source: ModelSource, card: dict[str, Any], out: Path) -> None:
     more |= {"read_by": READ_BY[card["backend"]], "versions": footprint.versions()}
     more |= {"created_utc": datetime.now(UTC).isoformat(timespec="seconds")}
     (out / stored.CARD).write_text(json.dumps(card | more, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    (out / README).write_text(_readme(card, more), encoding="utf-8")
+    base, library = modelcards.base_of(source), "mlx" if card["backend"] == "mlx" else "slmkit"
+    header = modelcards.header(base, library, ("quantized", f"{card['bits']}-bit"))
+    (out / README).write_text(header + _readme(card, more), encoding="utf-8")
 
 
 def _readme(card: dict[str, Any], more: dict[str, Any]) -> str:

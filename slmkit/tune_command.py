@@ -45,12 +45,19 @@ def tune(
     label_column: Annotated[str | None, typer.Option(help="Labels: column that holds the labels.")] = None,
     seed: Annotated[int, typer.Option(help="Splits and trains anew.")] = 0,
     train: Annotated[int | None, typer.Option(metavar="N", help="Rows to learn; a fifth is held out.")] = None,
+    search: Annotated[
+        int, typer.Option(metavar="N", help="First try N settings, judged on validation rows of the training rows.")
+    ] = 0,
+    find_lr: Annotated[
+        bool, typer.Option("--find-lr", help="First find the learning rate by a short range test.")
+    ] = False,
     backend: Annotated[str | None, typer.Option(help="bnb or mlx; the best that runs here by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Tune a model on your rows: to sort texts by label, or to answer as in your dialogues.
 
-    The folder appears when all is done; Ctrl-C leaves nothing.
+    The folder appears when all is done; Ctrl-C leaves nothing. Of a search the finished trials are kept in DIR-search,
+    and the same command goes on with them.
     """
     from slmkit import dialogues
 
@@ -61,6 +68,9 @@ def tune(
     labels: dict[str, Any] = {"text_column": text_column, "label_column": label_column}
     labels |= {"class_weight": "balanced" if balanced else None, "early_stopping": early_stopping}
     try:
+        for given, first in ((find_lr, _with_rate), (search, _with_search)):
+            if given:
+                how |= first(model, data, out, {**how, "method": method, "n": search}, labels, lines)
         if dialogues.are_in(data):
             _refuse(labels, data)
             told = _answers(model, data, out, {**how, "method": method})
@@ -82,7 +92,8 @@ def _answers(model: str, data: str, out: Path, how: Mapping[str, Any]) -> tuple[
     return {**asdict(told), "folder": str(told.folder)}, [
         f"{told.n_train:,} answers learned, {told.n_test:,} held out (n = {told.n_tokens:,} tokens)",
         f"loss on the held-out answers: {told.loss_before:.3f} before, {told.loss_after:.3f} after (nats a token)",
-        f"perplexity: {told.perplexity_before:.2f} before, {told.perplexity_after:.2f} after",
+        f"perplexity of the held-out answers: {told.learned}",
+        f"perplexity of a neutral text: {told.forgotten}",
         f"Use it: slmkit.load({model!r}, bits={bits}, adapter={str(told.folder)!r})",
     ]
 
@@ -102,6 +113,33 @@ def _labels(model: str, data: str, out: Path, how: Mapping[str, Any]) -> tuple[d
         *leaked,
         f"Use it: slmkit classify {told.folder} FILE -o OUTPUT, or slmkit.load_classifier({str(told.folder)!r})",
     ]
+
+
+def _with_rate(
+    model: str, data: str, out: Path, how: Mapping[str, Any], labels: Mapping[str, Any], lines: Lines
+) -> dict[str, Any]:
+    """The learning rate that a range test suggests."""
+    from slmkit.tuning.rates import find_lr
+
+    names = ("method", "bits", "last_blocks", "train", "seed", "backend", "progress")
+    columns = {name: labels[name] for name in ("text_column", "label_column")}
+    found = find_lr(model, data, **{name: how[name] for name in names}, **columns)
+    lines.lasting(f"learning rate {found.suggestion:.1e}: {found.reason} ({len(found.frame)} steps)")
+    return {"learning_rate": found.suggestion}
+
+
+def _with_search(
+    model: str, data: str, out: Path, how: Mapping[str, Any], labels: Mapping[str, Any], lines: Lines
+) -> dict[str, Any]:
+    """The setting that a search found best on validation rows."""
+    from slmkit.tuning.search import search
+
+    names = ("method", "bits", "last_blocks", "train", "seed", "backend", "learning_rate", "epochs")
+    columns = {name: labels[name] for name in ("text_column", "label_column")}
+    folder = out.with_name(f"{out.name}-search")
+    found = search(model, data, trials=how["n"], out=folder, say=lines.lasting, **{n: how[n] for n in names}, **columns)
+    lines.lasting(*found.lines())
+    return dict(found.best)
 
 
 def _refuse(labels: Mapping[str, Any], data: str) -> None:

@@ -20,20 +20,21 @@ LIBRARY = ROOT / "slmkit"
 # Imports point down or stay on the floor (without circles). A new module says here where it lives.
 FLOORS = {
     3: """
-        __main__ console data_commands model_commands fit_commands tune_command curve_command distil_commands
+        __main__ console data_commands model_commands fit_commands tune_command curve_command
+        adapter_commands distil_commands
         report report_tables cards study learning_curve plan arguments folder evaluate bulk
     """,
     2: """
         estimator floor ways recipe lora classify finetune guard tuning cascade
-        runs configurations pairs bitcosts verdict curve_words curve_series datasheets workshop
-        plots bit_plots fit_plots score_plots curve_plots
+        forgetting runs configurations pairs bitcosts verdict curve_words curve_series datasheets workshop
+        plots bit_plots fit_plots score_plots curve_plots rate_plots
     """,
     1: """
-        backends tasks shapes footprint energy estimate prequantise
+        backends tasks shapes footprint energy estimate prequantise modelcards
         jobs calls background doctor ledger
     """,
     0: """
-        catalog architectures hub assets stored tensors
+        catalog architectures hub assets adapters stored tensors
         data dialogues labels columns tables excel parquet sources fetch licences
         leaks alike splits stratify splitfile portions
         files partfile pieces places prompts metrics curves text errors

@@ -163,7 +163,7 @@ def test_wheel_holds_the_data_the_types_and_the_tasks(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("slmkit-*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
     csvs = {f"slmkit_data/{p.relative_to(ROOT / 'data').as_posix()}" for p in (ROOT / "data").rglob("*.csv")}
-    cards = {f"slmkit_data/{p.name}" for p in (ROOT / "data").glob("*.md")}
+    cards = {f"slmkit_data/{p.name}" for kind in ("md", "txt", "jsonl") for p in (ROOT / "data").glob(f"*.{kind}")}
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "slmkit").rglob("*.py")}
     pages = {p.relative_to(ROOT).as_posix() for p in (ROOT / "slmkit").glob("*.html")}
     assert csvs and cards and pages

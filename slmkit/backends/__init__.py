@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from slmkit import assets, stored
+from slmkit import adapters, assets, stored
 from slmkit.assets import ModelSource
 from slmkit.backends import _checkpoints, _memory, _reading
 from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, check_bits
@@ -194,7 +194,8 @@ def load(
     backend : str or None
         "bnb", "mlx" or "dummy"; None probes for the best, and logs why.
     adapter : path or None
-        A folder that `LoRAClassifier.save` or a backend's `train_lora` wrote.
+        A folder that `slmkit.finetune` or a backend's `train_lora` wrote, on this backend or another: one in another
+        layout is converted (`slmkit.adapters`).
     dtype : {"float32", "bfloat16", "float16"} or None
         What to compute in; None takes what this device does best.
 
@@ -217,11 +218,34 @@ def load(
     bits = bits or (source.stored.bits if source.stored else 16)
     estimate.check_fits(source, bits)
     try:
-        return engine.load(prepare(source), bits=bits, adapter=Path(adapter) if adapter else None, dtype=dtype)
+        source = prepare(source)
+        own = adapters.for_backend(Path(adapter), engine.name, source) if adapter else None
+        model = engine.load(source, bits=bits, adapter=own, dtype=dtype)
+        model.adapter = Path(adapter) if adapter else None
+        return model
     except BaseException as error:  # its frames hold what was loaded so far
         _memory.drop_frames(error)
         _memory.give_back()
         raise
+
+
+def merge(backend: str, source: ModelSource, *, bits: int, adapter: Path, out: Path, dtype: str) -> None:
+    """Write a model with an adapter in its weights into an empty folder, as plain weights of that type and a tokenizer.
+
+    Parameters
+    ----------
+    backend : {"bnb", "mlx"}
+    source : ModelSource
+        A decoder.
+    bits : {4, 8, 16}
+        What the adapter was trained on; it corrects the weights as these bits hold them.
+    adapter, out : Path
+        An adapter in that backend's layout; a folder that exists and is empty.
+    dtype : {"float32", "bfloat16", "float16"}
+        Of the weights that are written; the sum is made in float32.
+    """
+    package = {"bnb": "_torch", "mlx": "_mlx"}[backend]
+    importlib.import_module(f"{__name__}.{package}.merging").merge(source, bits, adapter, out, dtype)
 
 
 def unfinished(folder: Path) -> tuple[int, int] | None:

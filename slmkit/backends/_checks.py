@@ -13,13 +13,13 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slmkit import assets, files
+from slmkit import adapters, assets, files
 from slmkit.assets import ModelSource
 from slmkit.backends.base import TRAINED, LoRAConfig
 from slmkit.errors import AssetError, InputError, listed
 
 log = logging.getLogger(__name__)
-FACTS = "slmkit_adapter.json"
+FACTS = adapters.FACTS
 SHOWN = 300  # characters of an engine's own message
 _TOLD: weakref.WeakSet[Any] = weakref.WeakSet()  # tokenizers of models whose cut texts were spoken of
 _ROWS: weakref.WeakKeyDictionary[Any, int] = (
@@ -141,11 +141,7 @@ def check_adapter(folder: Path, source: ModelSource, backend: str, tokenizer: An
             f"the adapter in {folder} was trained with backend {facts.get('backend')!r} and {backend!r} cannot read "
             f"it; load it with backend={facts.get('backend')!r}"
         )
-    if facts.get("revision") != source.revision:
-        raise AssetError(
-            f"the adapter in {folder} was trained on {facts.get('model')} ({facts.get('revision')}), not on "
-            f"{source.name} ({source.revision}): load the model it belongs to, or train it again on this one"
-        )
+    adapters.check_base(folder, facts, source)
     trained, here = facts.get("template_sha256"), template_sha256(tokenizer)
     if trained != here:
         raise AssetError(

@@ -22,6 +22,7 @@ from slmkit.errors import InputError
 POOLINGS = ("mean", "last")
 TRAINS = ("adapter", "weights")
 POOL_OF_BATCHES = 50
+DIVERGED = 4.0
 
 
 def check_pooling(pooling: str | None) -> str:
@@ -329,6 +330,18 @@ def training_plan(lengths: Sequence[int], config: LoRAConfig) -> list[tuple[int,
         batches = [ranked[i : i + config.batch_size] for i in range(0, n, config.batch_size)]
         plan += [(epoch, batches[i]) for i in rng.permutation(len(batches))]
     return plan[:steps]
+
+
+def rate_of(step: int, steps: int, config: LoRAConfig) -> float:
+    """Learning rate of `step` (0 .. steps - 1): one cycle, or rising by the same factor each step in a range test."""
+    if config.lowest_rate is None:
+        return one_cycle(step, steps, config.learning_rate)
+    return float(config.lowest_rate * (config.learning_rate / config.lowest_rate) ** (step / max(1, steps - 1)))
+
+
+def has_diverged(losses: Sequence[float]) -> bool:
+    """Whether a range test may end: the last loss is no number, or four times the lowest one before it."""
+    return not math.isfinite(losses[-1]) or losses[-1] > DIVERGED * min(losses)
 
 
 def one_cycle(step: int, steps: int, peak: float) -> float:

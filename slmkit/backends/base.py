@@ -51,6 +51,9 @@ class LoRAConfig:
         Tokens (padding included) in one micro-batch: the knob for memory.
     seed : int
         Order of rows and initial weights.
+    lowest_rate : float or None
+        Not None makes this a learning-rate range test (Smith 2017, arXiv 1506.01186): instead of one cycle the rate
+        rises from here to `learning_rate` by the same factor a step, and the training ends where the loss diverges.
     class_weights : sequence of float or None
         What the loss of a row counts, by its class; None counts all alike.
     trains : {"adapter", "weights"}
@@ -67,6 +70,7 @@ class LoRAConfig:
     max_length: int = 256
     max_batch_tokens: int = 512
     seed: int = 0
+    lowest_rate: float | None = None
     class_weights: Sequence[float] | None = None
     trains: str = "adapter"
 

@@ -160,7 +160,7 @@ def same_prompts(plan: Plan) -> Finding | None:
 
 def contradictions(plan: Plan) -> Finding | None:
     """The same text under two labels."""
-    if plan.codes is None:
+    if plan.codes is None or plan.proba is not None:
         return None
     groups: dict[str, list[int]] = defaultdict(list)
     for i, text in enumerate(plan.texts):

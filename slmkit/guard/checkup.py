@@ -196,7 +196,7 @@ def _outcome(saved: Saved, source: ModelSource) -> Outcome:
         saved.adapter,
         history=values.get("history") or state.get("history") or [],
         n_classes=len(classes) if saved.kind == "labels" else None,
-        max_length=int((values.get("params") or values.get("config") or {}).get("max_length") or 256),
+        max_length=int(state.get("max_length") or (values.get("params") or {}).get("max_length") or 256),
         classes=classes,
         probes=None if probes is None else np.asarray(probes, dtype=np.float64),
         losses=(float(before), float(after)) if before is not None and after is not None else None,

@@ -39,7 +39,8 @@ class Plan:
     texts : sequence of str
         Texts to label, or prompts with their answers.
     codes : ndarray of int, shape (n,), or None
-        Class indices; None for a training on answers.
+        Class indices; None for a training on answers. Probabilities of the classes, shape (n, n_classes), become
+        `proba`, and the likeliest classes `codes`.
     classes : sequence of str
         Their names.
     answers : sequence of str or None
@@ -65,6 +66,16 @@ class Plan:
     learned: Sequence[str] | None = None
     questions: Sequence[Sequence[Mapping[str, str]]] = ()
     proba: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.codes is not None and np.ndim(self.codes) == 2:
+            object.__setattr__(self, "proba", np.asarray(self.codes))
+            object.__setattr__(self, "codes", np.asarray(self.codes).argmax(axis=1))
+
+    @property
+    def y(self) -> np.ndarray | None:
+        """What a training for labels learns: codes, or probabilities where they are given."""
+        return self.codes if self.proba is None else self.proba
 
     @cached_property
     def rows(self) -> np.ndarray:

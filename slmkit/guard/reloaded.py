@@ -15,7 +15,7 @@ from slmkit.guard.findings import FAIL, WARN, Check, Finding, fine
 from slmkit.guard.plan import PROBES, Outcome
 
 ANSWERS = 3  # answers that are written to see whether they end
-MOST_TOKENS = 256  # of each
+MOST_TOKENS = 160  # of each
 CLOSE, FAR = 0.05, 0.2  # differences of probabilities, or of nats a token, from what was written down
 
 
@@ -204,8 +204,13 @@ LOADED: dict[str, Check[Outcome]] = {
 def _loss_of_labels(out: Outcome) -> float | None:
     if out.sample is None:
         return None
-    codes, proba = out.sample
-    return float(-np.log(np.maximum(proba[np.arange(len(codes)), codes], 1e-12)).mean())
+    plan, (_, proba) = out.plan, out.sample
+    assert plan is not None and plan.y is not None
+    y = np.asarray(plan.y)[out.sample_rows]
+    wanted = np.eye(proba.shape[1])[y] if y.ndim == 1 else y
+    weights = getattr(plan.config, "class_weights", None)
+    each = -(wanted * np.log(np.maximum(proba, 1e-12)) * np.asarray(1.0 if weights is None else weights)).sum(axis=1)
+    return float(each.mean())
 
 
 def _loss_of_answers(out: Outcome) -> float | None:

@@ -53,10 +53,10 @@ def trial(plan: Plan) -> list[Finding]:
     """Train three steps on a few short rows, load what comes out, and look at it."""
     order = np.argsort([len(text) for text in plan.texts], kind="stable")
     some = [int(i) for i in order[len(order) // 4 :][:TRIAL_ROWS]]  # short ones, but not the empty
-    codes = None if plan.codes is None else np.asarray(plan.codes)[some]
+    y = None if plan.y is None else np.asarray(plan.y)[some]
     answers = None if plan.answers is None else [plan.answers[i] for i in some]
     config = replace(plan.config, epochs=1, batch_size=max(1, len(some) // TRIAL_STEPS))
-    small = replace(plan, texts=[plan.texts[i] for i in some], codes=codes, answers=answers, config=config)
+    small = replace(plan, texts=[plan.texts[i] for i in some], codes=y, proba=None, answers=answers, config=config)
     with tempfile.TemporaryDirectory(prefix="slmkit-trial-") as name:
         folder = Path(name)
         try:
@@ -78,8 +78,8 @@ def train(plan: Plan, out: Path) -> list[dict[str, float]]:
     how: dict[str, Any] = {"bits": plan.bits, "config": plan.config, "out": out}
     if plan.answers is not None:
         return plan.engine.train_completion(plan.source, plan.texts, plan.answers, **how)
-    assert plan.codes is not None
-    return plan.engine.train_lora(plan.source, plan.texts, plan.codes, n_classes=len(plan.classes), **how)
+    assert plan.y is not None
+    return plan.engine.train_lora(plan.source, plan.texts, plan.y, n_classes=len(plan.classes), **how)
 
 
 def after(

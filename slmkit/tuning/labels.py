@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 import slmkit
-from slmkit import assets, data, files, leaks, metrics, tasks
+from slmkit import assets, data, files, leaks, metrics, modelcards, tasks
 from slmkit.backends.base import Progress
 from slmkit.errors import InputError
 from slmkit.floor import FloorClassifier
@@ -141,6 +141,12 @@ def tune_labels(
     facts |= {**asdict(told), "folder": None, "scores": own, "floor": floors}
     with files.on_disk(folder), assets.atomic_folder(folder) as aside:
         tuned.save(aside)
+        score = modelcards.Score(
+            "accuracy", told.accuracy, told.accuracy_low, told.accuracy_high, f"{told.n_test:,} rows"
+        )
+        below = modelcards.Score("accuracy of the floor", told.floor_accuracy, n=f"{told.n_test:,} rows")
+        known = modelcards.Data(task.name, task.licence, f"{told.n_train:,} learned, {told.n_test:,} scored")
+        tuned.write_card(aside, data=known, scores=[score, below])
         (aside / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     return told
 

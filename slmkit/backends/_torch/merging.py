@@ -6,17 +6,19 @@ What is written is a plain Hugging Face folder; quantise and measure it again (t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from slmkit.assets import ModelSource
-from slmkit.backends._torch import loading, quantise, training
+from slmkit.backends import _checks
+from slmkit.backends._torch import full, loading, quantise, training
 
 
-def merge(source: ModelSource, bits: int, adapter: Path, out: Path) -> None:
-    """Write the model with the adapter in its weights to `out`, in float32, with the tokenizer.
+def merge(source: ModelSource, bits: int, adapter: Path, out: Path, dtype: str = "float32") -> None:
+    """Write the model with the adapter in its weights to `out`, with the tokenizer.
 
     Parameters
     ----------
@@ -26,6 +28,8 @@ def merge(source: ModelSource, bits: int, adapter: Path, out: Path) -> None:
         What the adapter was trained on; it corrects the weights as these bits hold them.
     adapter, out : Path
         A folder that `train_lora` wrote; a folder that exists and is empty.
+    dtype : {"float32", "bfloat16", "float16"}
+        Of the weights that are written; the sum is made in float32.
 
     Raises
     ------
@@ -39,7 +43,11 @@ def merge(source: ModelSource, bits: int, adapter: Path, out: Path) -> None:
         model = loading.load_module(source, 16, torch.float32, cpu)
         if bits != 16:
             take_dequantised(model, loading.load_module(source, bits, torch.float32, cpu))
-    merged = training.with_adapter(model, adapter, source).merge_and_unload()
+    if _checks.holds_weights(adapter):
+        merged: Any = full.restore(model, adapter, source, bits)
+    else:
+        merged = training.with_adapter(model, adapter, source).merge_and_unload()
+    merged.to(getattr(torch, dtype))
     merged.save_pretrained(str(out), safe_serialization=True)
     loading.load_tokenizer(source).save_pretrained(str(out))
 
