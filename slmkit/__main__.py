@@ -69,6 +69,7 @@ app = typer.Typer(
 
 app.command(short_help="Tune a model on labels or dialogues.")(tune_command.tune)
 adapter_commands.add_to(app)
+distil_commands.add_to(app)
 app.command("learning-curve", short_help="Is it worth labelling more?")(curve_command.learning_curve)
 app.add_typer(data_commands.app, name="data", short_help="Data sets, their cards, and checks of your own rows.")
 
@@ -207,10 +208,6 @@ def classify(
         _say(f"\nstopped; the same command goes on with {output}")
         raise typer.Exit(STOPPED) from None
     print(json.dumps(facts, default=str))
-
-
-app.command(short_help="A small student of a saved classifier.")(distil_commands.distill)
-app.command(short_help="A model with fewer blocks.")(distil_commands.prune)
 
 
 @app.command(short_help="The known models, and what fits here.")

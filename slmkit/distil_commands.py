@@ -19,6 +19,12 @@ Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new fol
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
+def add_to(app: typer.Typer) -> None:
+    """Add both commands to slmkit's."""
+    app.command(short_help="A small student of a saved classifier.")(distill)
+    app.command(short_help="A model with fewer blocks.")(prune)
+
+
 def distill(
     teacher: Annotated[Path, typer.Argument(metavar="TEACHER_DIR", help="A saved classifier, as under runs/models.")],
     student: Annotated[
