@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slmkit import architectures, assets, backends, estimate, files, prequantise, splits, ways
+from slmkit import architectures, assets, backends, estimate, files, modelcards, prequantise, splits, ways
 from slmkit.assets import ModelSource
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import InputError, unknown
@@ -24,7 +24,7 @@ from slmkit.estimator import check_texts
 from slmkit.tuning import pruning
 from slmkit.tuning.distil import check_new
 
-FILE = "matching.json"
+FILE = "slmkit_matched.json"
 LOSSES = ("mse", "cosine")
 WAYS = ("full", "lora")
 
@@ -199,7 +199,9 @@ def _gaps(teacher: ModelSource, student: ModelSource) -> dict[int, int]:
 
 
 def _write(made: Matched, config: LoRAConfig, sources: Sequence[ModelSource], out: Path) -> None:
-    facts = {"teacher_revision": sources[0].revision, "student_revision": sources[1].revision}
-    values = {**asdict(made), **facts, "licence": prequantise.origin(sources[0])["licence"], "config": asdict(config)}
+    base = modelcards.base_of(sources[1])
+    facts = {"base": base.name, "base_revision": base.revision, "licence": base.licence}
+    facts |= {"teacher_revision": sources[0].revision, "student_revision": sources[1].revision}
+    values: dict[str, Any] = {**asdict(made), **facts, "config": asdict(config)}
     values["folder"] = made.folder.name
     (out / FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
