@@ -72,7 +72,7 @@ class LoRAClassifier(ModelClassifier):
     """
 
     method = "lora"
-    needs = "decoder"
+    needs = "decoder"  # what a study tunes; an encoder is tuned where this class is given one
     trains_weights = True
     later: ClassVar[Mapping[str, Any]] = {
         "checks": True,

@@ -9,7 +9,7 @@ from slmkit.errors import InputError, listed
 from slmkit.estimate import fits
 from slmkit.estimate import terms as parts
 from slmkit.estimate.networks import Model, Network, network_of
-from slmkit.estimate.terms import METHODS, Term, Use
+from slmkit.estimate.terms import METHODS, NOT_MEASURED, Term, Use
 from slmkit.estimate.times import Times, times
 
 DEFAULT_BITS = {"qlora": 4}  # others 16
@@ -192,6 +192,8 @@ def _check(
 
 def _notes(net: Network, use: Use, backend: str | None) -> list[str]:
     notes = []
+    if use.method in NOT_MEASURED:
+        notes.append(f"not measured: {NOT_MEASURED[use.method]}")
     if not net.exact:
         notes.append("this architecture is not one slmkit knows: sizes beyond its shape are taken to be a Llama's")
     if use.device != "cpu" or backend == "mlx":

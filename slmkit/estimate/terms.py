@@ -19,6 +19,7 @@ from slmkit.estimate.networks import BLOCK, Matrix, Network
 
 BITS = (16, 8, 4)
 METHODS = ("infer", "generate", "lora", "qlora", "last-k", "full")
+NOT_MEASURED = {"full": "no measured peak of a training of the weights themselves was held against this yet"}
 GROUPS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "cache", "buffers", "runtime")
 
 RUNTIME_BYTES = 480_000_000  # interpreter, torch, transformers, scikit-learn, a model class
