@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from slmkit import __version__, adapter_commands, curve_command, data_commands, tune_command
+from slmkit import __version__, adapter_commands, curve_command, data_commands, distil_commands, tune_command
 from slmkit.errors import InputError, SlmkitError
 
 STOPPED = 130
@@ -69,6 +69,7 @@ app = typer.Typer(
 
 app.command(short_help="Tune a model on labels or dialogues.")(tune_command.tune)
 adapter_commands.add_to(app)
+distil_commands.add_to(app)
 app.command("learning-curve", short_help="Is it worth labelling more?")(curve_command.learning_curve)
 app.add_typer(data_commands.app, name="data", short_help="Data sets, their cards, and checks of your own rows.")
 

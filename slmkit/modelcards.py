@@ -19,7 +19,12 @@ from slmkit.assets import ModelSource
 
 FILE = "README.md"
 MERGED = "slmkit_merged.json"
-MADE_FROM = (MERGED, stored.CARD, "slmkit_pruned.json")  # what names the model that a folder was made from
+MADE_FROM = (
+    MERGED,
+    stored.CARD,
+    "slmkit_matched.json",
+    "slmkit_pruned.json",
+)  # what names the model that a folder was made from
 UNKNOWN = "not known here; ask where it came from"
 HUB_LICENCES = {  # as model hubs write them in a header
     "Apache-2.0": "apache-2.0",

@@ -20,7 +20,8 @@ LIBRARY = ROOT / "slmkit"
 # Imports point down or stay on the floor (without circles). A new module says here where it lives.
 FLOORS = {
     3: """
-        __main__ console data_commands model_commands fit_commands tune_command curve_command adapter_commands
+        __main__ console data_commands model_commands fit_commands tune_command curve_command
+        adapter_commands distil_commands
         report report_tables cards study learning_curve plan arguments folder evaluate bulk
     """,
     2: """
