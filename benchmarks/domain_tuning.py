@@ -30,6 +30,7 @@ import pandas as pd
 
 from benchmarks import common, domain_tuning_work
 from slmkit import jobs
+from slmkit.console import Lines, about
 from slmkit.errors import InputError, listed
 from slmkit.tasks import domain_dialogues
 from slmkit.tuning import fact_plots, facts
@@ -60,14 +61,18 @@ def once(out: Path, name: str, job: dict[str, Any]) -> dict[str, Any]:
         if kept["job"] == job:
             return dict(kept["found"])
     print(f"  {name} ...", flush=True)
-    found = jobs.run_child(job, log_path=out / f"{name}.log", module="benchmarks.domain_tuning_work")
+    lines = Lines()
+    how: dict[str, Any] = {"on_event": lambda event: lines.passing(about(event)), "log_path": out / f"{name}.log"}
+    found = jobs.run_child(job, module="benchmarks.domain_tuning_work", **how)
+    lines.passing("")
     path.write_text(json.dumps({"job": job, "found": found, "utc": datetime.now(UTC).isoformat(timespec="seconds")}))
     return found
 
 
 def tuned_model(arguments: Any, seed: int, unseen: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
     """Folder of the adapter of a seed, and what its training took."""
-    name = f"tune-s{seed}-e{arguments.epochs:g}-lr{arguments.learning_rate:g}" + ("-unseen" if unseen else "")
+    name = f"tune-s{seed}-e{arguments.epochs:g}-b{arguments.batch_size}-lr{arguments.learning_rate:g}"
+    name += "-unseen" if unseen else ""
     folder = arguments.out / "models" / name
     how = {"epochs": arguments.epochs, "learning_rate": arguments.learning_rate, "batch_size": arguments.batch_size}
     job = {"do": "tune", "model": MODEL, "seed": seed, "out": str(folder), "unseen": list(unseen), **how}
@@ -216,7 +221,7 @@ def settings() -> Any:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=8)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--nearest", type=int, default=5, help="facts that the search puts into the prompt")
     parser.add_argument("--most-tokens", type=int, default=80, help="at which an answer is cut")
     parser.add_argument("--questions", type=int, help="only so many held-out questions a seed")

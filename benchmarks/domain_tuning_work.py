@@ -33,7 +33,7 @@ def _uses(row: dialogues.Dialogue, some: Sequence[str]) -> bool:
     return any(facts.values.states(said, value) for value in some)
 
 
-def tune(model: str, seed: int, out: str, unseen: Sequence[str], **how: Any) -> dict[str, Any]:
+def tune(model: str, seed: int, out: str, unseen: Sequence[str], emit: jobs.Emit, **how: Any) -> dict[str, Any]:
     """Tune on the training dialogues; seconds and peak with all that `slmkit.finetune` does."""
     data: Any = dialogues.SHIPPED
     if unseen:
@@ -41,7 +41,7 @@ def tune(model: str, seed: int, out: str, unseen: Sequence[str], **how: Any) -> 
         data = pd.DataFrame({"messages": [list(row.messages) for row in rows], "group": [row.group for row in rows]})
         how["test_share"] = 0.01
     began = time.perf_counter()
-    tuned = finetune(model, data, out=out, seed=seed, **how)
+    tuned = finetune(model, data, out=out, seed=seed, progress=lambda e: emit({"event": "tune", **e}), **how)
     return {
         "train_s": time.perf_counter() - began,
         "train_peak_bytes": footprint.peak_ram_bytes(),
@@ -80,7 +80,7 @@ def answer(
             asked,
             notes=find,
             max_new_tokens=most_tokens,
-            progress=lambda done, n: emit({"event": "answers", "done": done, "n": n}),
+            progress=lambda done, n: emit({"event": "answer", "step": done, "steps": n}),
         )
     return {
         "texts": [one.text for one in found],
@@ -99,7 +99,7 @@ def _adapter_bytes(adapter: str | None) -> int:
 
 def _serve(job: dict[str, Any], emit: jobs.Emit) -> dict[str, Any]:
     if job.pop("do") == "tune":
-        return tune(**job)
+        return tune(**job, emit=emit)
     return answer(**job, emit=emit)
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from slmkit import __version__, adapter_commands, curve_command, data_commands
+from slmkit import __version__, adapter_commands, curve_command, data_commands, distil_commands, tune_command
 from slmkit.errors import InputError, SlmkitError
 
 STOPPED = 130
@@ -67,7 +67,9 @@ app = typer.Typer(
 )
 
 
+app.command(short_help="Tune a model on labels or dialogues.")(tune_command.tune)
 adapter_commands.add_to(app)
+distil_commands.add_to(app)
 app.command("learning-curve", short_help="Is it worth labelling more?")(curve_command.learning_curve)
 app.add_typer(data_commands.app, name="data", short_help="Data sets, their cards, and checks of your own rows.")
 
@@ -206,41 +208,6 @@ def classify(
         _say(f"\nstopped; the same command goes on with {output}")
         raise typer.Exit(STOPPED) from None
     print(json.dumps(facts, default=str))
-
-
-@app.command(short_help="Tune a model on dialogues.")
-def tune(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Catalog name, hub id or path of a decoder.")],
-    data: Annotated[
-        str,
-        typer.Argument(metavar="DATA", help="domain_dialogues, or a table with messages, or with prompt and answer."),
-    ],
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new folder for the adapter.")],
-    method: Annotated[str, typer.Option(help="lora, qlora (4 bits) or last-k (the last blocks alone).")] = "lora",
-    bits: Annotated[int | None, typer.Option(help="16, 8 or 4; the method's own by default.")] = None,
-    epochs: Annotated[float, typer.Option(metavar="E", help="Passes over the dialogues.")] = 3,
-    last_k: Annotated[int | None, typer.Option(metavar="K", help="Blocks that last-k adapts.")] = None,
-    seed: Annotated[int, typer.Option(help="Splits and trains anew.")] = 0,
-    train: Annotated[int | None, typer.Option(metavar="N", help="Dialogues to learn; a fifth is held out.")] = None,
-    backend: Annotated[str | None, typer.Option(help="bnb or mlx; the best that runs here by default.")] = None,
-    keep_partial: Annotated[
-        bool, typer.Option("--keep-partial", help="Learn no further: make an adapter of what DIR.partial keeps.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
-) -> None:
-    """Tune a model to answer as in your dialogues, with an adapter; only answers are learned, and where they end.
-
-    This is for dialogues alone: to sort texts by label use slmkit study or slmkit.LoRAClassifier. The folder appears
-    when all is done; until then DIR.partial keeps checkpoints, and the same command goes on from them.
-    """
-    from slmkit import tune_command
-
-    how: dict[str, Any] = {"method": method, "bits": bits, "epochs": epochs, "last_blocks": last_k, "seed": seed}
-    try:
-        tune_command.run(model, data, out, as_json, **how, train=train, backend=backend, keep_partial=keep_partial)
-    except KeyboardInterrupt:
-        _say(f"\n{tune_command.stopped(out)}")
-        raise typer.Exit(STOPPED) from None
 
 
 @app.command(short_help="The known models, and what fits here.")

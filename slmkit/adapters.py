@@ -307,7 +307,7 @@ def _matrices(folder: Path, layout: str, rank: int) -> tuple[Names, dict[tuple[i
     found: dict[tuple[int, str], dict[str, Matrix]] = {}
     forms: set[Names] = set()
     try:
-        stored = deserialize(path.read_bytes())
+        stored = sorted(deserialize(path.read_bytes()), key=lambda one: str(one[0]))
     except SafetensorError as error:
         raise AssetError(f"{path} is not a readable safetensors file: {error}") from error
     for name, facts in stored:

@@ -109,5 +109,6 @@ def of_methods(
     for name in dict.fromkeys(["floor", *names]):
         known = classify.METHODS[name]().get_params()
         own = {key: value for key, value in known.items() if key not in ("model", "bits", "backend", "seed")}
-        found[name] = {**own, **{key: value for key, value in common.items() if key in own}, **params.get(name, {})}
+        chosen = {**own, **{key: value for key, value in common.items() if key in own}, **params.get(name, {})}
+        found[name] = classify.METHODS[name].settled(chosen)
     return found

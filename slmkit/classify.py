@@ -5,8 +5,6 @@ Each is one class; `METHODS` lists them by the name that `slmkit study --methods
 
 from __future__ import annotations
 
-import tempfile
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,17 +13,13 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 from sklearn.linear_model import LogisticRegression
 
-from slmkit import assets, backends, estimate, modelcards, prompts
-from slmkit.assets import ModelSource
-from slmkit.backends.base import LoRAConfig, Watch
+from slmkit import prompts
 from slmkit.errors import InputError, unknown
-from slmkit.estimator import FILE, ModelClassifier, TextClassifier, read_saved, weighted
+from slmkit.estimator import SLM, ModelClassifier, TextClassifier, read_saved, weighted
 from slmkit.floor import FloorClassifier, as_softmax
-from slmkit.guard import watch
-from slmkit.guard.plan import Plan
+from slmkit.lora import LoRAClassifier
 
 CALIBRATION_ROWS = 64
-SLM = "smollm2-135m-instruct"
 
 
 class EmbeddingClassifier(ModelClassifier):
@@ -187,177 +181,6 @@ class PromptClassifier(ModelClassifier):
         words = tuple(facts["words"])
         self._prompting = prompts.Prompting(self.instruction or "Classify the text.", words, self.noun, examples)
         self._shift = arrays["shift"]
-
-
-class LoRAClassifier(ModelClassifier):
-    """A decoder with a classification head on its last token, tuned by LoRA (at 4 bits: QLoRA).
-
-    Hu et al. 2021, arXiv 2106.09685; Dettmers et al. 2023, arXiv 2305.14314. The text is read as it is, without a chat
-    template, in training and in use alike.
-
-    Parameters
-    ----------
-    model : str
-        A decoder.
-    bits : {16, 8, 4}
-        How the frozen weights are stored while the adapter is trained and used.
-    backend : str or None
-    epochs, rank, alpha, learning_rate, batch_size, last_blocks, max_length, max_batch_tokens, seed
-        See `slmkit.backends.base.LoRAConfig`.
-    checks : bool
-        Whether `fit` looks for silent mistakes before and after the training (`slmkit.guard`): seconds, since the model
-        is loaded once more. Failures raise, warnings are logged and kept in `guard_`. False saves the seconds; labels
-        that slipped by a row or a head that was lost then go unnoticed, and `slmkit doctor --model` has nothing to
-        compare the saved model with.
-
-    Attributes
-    ----------
-    history_ : list of dict
-        See `Backend.train_lora`.
-    guard_ : dict
-        What the guard found, see `slmkit.guard.watch.after`; empty without checks.
-    checkpoints : str, Path or None
-        Set it to a folder of this one fit: a fit of the same rows goes on from what is there, to the same bits, and
-        clears it at its end. No parameter, since clones (cross-validation's) must not share a folder.
-    stop : threading.Event or None
-        Set it to an event; once that is set, `fit` ends after the present step with what it has learned.
-    """
-
-    method = "lora"
-    needs = "decoder"
-    trains_weights = True
-    checkpoints: str | Path | None = None
-    stop: threading.Event | None = None
-
-    def __init__(
-        self,
-        model: str = SLM,
-        bits: int = 16,
-        backend: str | None = None,
-        epochs: float = 3,
-        rank: int = 16,
-        alpha: int = 32,
-        learning_rate: float = 5e-4,
-        batch_size: int = 16,
-        last_blocks: int | None = None,
-        max_length: int = 256,
-        max_batch_tokens: int = 512,
-        seed: int = 0,
-        checks: bool = True,
-    ) -> None:
-        self.model = model
-        self.bits = bits
-        self.backend = backend
-        self.epochs = epochs
-        self.rank = rank
-        self.alpha = alpha
-        self.learning_rate = learning_rate
-        self.batch_size = batch_size
-        self.last_blocks = last_blocks
-        self.max_length = max_length
-        self.max_batch_tokens = max_batch_tokens
-        self.seed = seed
-        self.checks = checks
-
-    def _fit(self, texts: list[str], codes: np.ndarray) -> None:
-        self.release()
-        source = assets.resolve(self.model)
-        engine = backends.engine_for(source, self.backend)
-        own = self.get_params()
-        self._check_fits(source, max(map(len, texts), default=0))
-        config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__})
-        plan = Plan(engine, backends.prepare(source), self.bits, config, texts, codes, self.classes_.tolist())
-        early = watch.before(plan) if self.checks else []
-        kept = Path(self.checkpoints) if self.checkpoints is not None else None
-        with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
-            self.history_ = engine.train_lora(
-                plan.source,
-                texts,
-                codes,
-                n_classes=len(self.classes_),
-                bits=self.bits,
-                config=config,
-                out=Path(folder),
-                callback=self.progress,
-                watch=Watch(checkpoints=kept, stop=self.stop),
-            )
-            self._take(Path(folder))
-            self.revision_ = source.revision
-            self.n_train_: int | None = len(texts)
-            self.guard_ = watch.after(plan, Path(folder), self.history_, early) if self.checks else {}
-        if "stopped" in self.history_[-1]:  # half a training need not pass
-            return
-        if kept is not None:
-            backends.clear_checkpoints(kept)
-        watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
-
-    def _check_fits(self, source: ModelSource, longest: int) -> None:
-        """Refuse a training that the memory does not suffice for; no text has more than `longest` tokens."""
-        row = min(self.max_length, longest)
-        estimate.check_fits(
-            source,
-            self.bits,
-            training=True,
-            batch_tokens=self.max_batch_tokens,
-            seq=row if row > self.max_batch_tokens else None,
-            last_blocks=self.last_blocks,
-            rank=self.rank,
-            backend=self.backend,
-        )
-
-    def _proba(self, texts: list[str]) -> np.ndarray:
-        vectors = self._language_model().embed(texts, pooling="last", max_length=self.max_length)
-        return softmax(vectors.astype(np.float64) @ self._weight.T + self._bias, axis=1)
-
-    def _language_model(self, adapter: Path | None = None) -> Any:
-        if "_loaded" in self.__dict__:
-            return self._loaded
-        with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
-            self._put(Path(folder))
-            return super()._language_model(Path(folder))
-
-    def facts(self) -> dict[str, Any]:
-        return super().facts() | {"warnings": watch.sentences(self.guard_)}
-
-    def _adapter_bytes(self) -> int | None:
-        return sum(map(len, self._files.values()))
-
-    def _own_bytes(self) -> int:
-        return self._adapter_bytes() or 0
-
-    def _take(self, folder: Path) -> None:
-        from safetensors.numpy import load_file
-
-        head = load_file(folder / "head.safetensors")
-        self._weight, self._bias = head["weight"], head["bias"]
-        wanted = [p for p in sorted(folder.iterdir()) if p.suffix in (".json", ".safetensors")]
-        self._files = {p.name: p.read_bytes() for p in wanted}
-
-    def _put(self, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        for name, content in self._files.items():
-            (folder / name).write_bytes(content)
-
-    def _write(self, folder: Path) -> None:
-        super()._write(folder)
-        self._put(folder / "adapter")
-        self.write_card(folder)
-
-    def write_card(self, folder: Path, **known: Any) -> None:
-        """Write the card of a saved classifier anew; `known` is what `modelcards.for_classifier` takes."""
-        values = assets.read_json(folder / FILE)
-        modelcards.write(folder, modelcards.for_classifier(values, self._adapter_bytes(), **known))
-
-    def _read(self, folder: Path, values: Mapping[str, Any]) -> None:
-        super()._read(folder, values)
-        self._take(folder / "adapter")
-
-    def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-        known = {"history": getattr(self, "history_", []), "guard": getattr(self, "guard_", {})}
-        return known | {"n_train": getattr(self, "n_train_", None)}, {}
-
-    def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.history_, self.guard_, self.n_train_ = facts["history"], facts.get("guard", {}), facts.get("n_train")
 
 
 METHODS: dict[str, type[TextClassifier]] = {

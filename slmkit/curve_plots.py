@@ -222,7 +222,7 @@ def _layout(frame: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> dict[str, ob
     rows = f"{n_test[0]}" if len(n_test) == 1 else f"{n_test[0]} to {n_test[-1]}"
     small = (
         f"{text.clean(frame['task'].iloc[0], 60)}: n = {rows} test rows, {_seeds(int(points['seeds'].max()))}; bars "
-        "and bands are 95 % intervals, small markers single seeds; lines are fitted, dashed where nothing was measured"
+        "and bands: 95 % intervals; small markers: single seeds; lines: fitted, dashed where not measured"
     )
     n_rows = -(-len(set(points["series"])) // 2)
     base = base_layout("Is it worth labelling more?", "")

@@ -104,6 +104,8 @@ def _lead(answer: Answer, n_test: str, seeds: int) -> str:
     lost = ""
     if answer.lead_until is not None:
         lost = f"; it is ahead only up to {about(answer.lead_until)}, then the floor is"
+        if first in answer.leads and answer.leads[first][1] <= 0:
+            lost += f" (and even at {first:,} these rows cannot tell them apart)"
     inside = f"{name} does not stay ahead of the floor within the measured range, {first:,} to {last:,} labels{lost}"
     if bound.labels is None:
         later = f"by the fitted curves not up to {bound.limit:,.0f} either, twice that"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -43,6 +44,14 @@ class Dialogue:
         turns = self.messages
         found = [i for i, turn in enumerate(turns) if turn["role"] == "assistant" and i]
         return [(turns[:i], turns[i]["content"]) for i in found]
+
+
+def are_in(source: str) -> bool:
+    """Whether a name or file holds dialogues rather than labelled texts, by its name or its columns."""
+    if source == SHIPPED or not Path(source).is_file():
+        return source == SHIPPED
+    columns = set(data.table_of(source, guessing=False)[1].columns)
+    return "messages" in columns or {"prompt", "answer"} <= columns
 
 
 def read(path_or_frame: Any) -> list[Dialogue]:

@@ -22,6 +22,7 @@ from slmkit.errors import AssetError, InputError
 
 FILE = "classifier.json"
 ARRAYS = "arrays.safetensors"
+SLM = "smollm2-135m-instruct"
 LEAST = 1e-4  # a probability below it is not learned
 
 
@@ -35,6 +36,7 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
     method: ClassVar[str]
     needs: ClassVar[str | None] = None  # "any" model, a "decoder", or None
     trains_weights: ClassVar[bool] = False
+    later: ClassVar[Mapping[str, Any]] = {}  # parameters that came after the first records, with their defaults
     learns_targets: ClassVar[bool] = True  # whether `_fit` takes probabilities (n, n_classes) beside codes (n,)
     progress: Progress | None = None  # called while weights are trained
 
@@ -127,6 +129,14 @@ class TextClassifier(ClassifierMixin, BaseEstimator):
             shutil.rmtree(aside, ignore_errors=True)
         return final
 
+    @classmethod
+    def settled(cls, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters as a record has them: what None stands for spelled out, what came later left out at its default.
+
+        So that a run of today and one of an earlier version with the same settings are the same configuration.
+        """
+        return {name: v for name, v in params.items() if name not in cls.later or v != cls.later[name]}
+
     def facts(self) -> dict[str, Any]:
         """What this classifier is made of: model, revision, backend, bits, scheme, device, bytes, parameters, load_s.
 
@@ -182,13 +192,13 @@ class ModelClassifier(TextClassifier):
     """A classifier over a language model, loaded when first needed and never pickled."""
 
     model: str
-    bits: int
+    bits: int | None
     backend: str | None
     revision_: str
 
     def facts(self) -> dict[str, Any]:
         model = self._language_model()
-        base = {"model": self.model, "revision": self.revision_, "backend": model.backend, "bits": self.bits}
+        base = {"model": self.model, "revision": self.revision_, "backend": model.backend, "bits": model.bits}
         form = model.source.stored
         return base | {
             "base_revision": form.base_revision if form else None,
@@ -220,7 +230,8 @@ class ModelClassifier(TextClassifier):
     def _language_model(self, adapter: Path | None = None) -> LanguageModel:
         if "_loaded" not in self.__dict__:
             started = time.perf_counter()
-            loaded = backends.load(self.model, bits=self.bits, backend=self.backend, adapter=adapter)
+            bits = getattr(self, "bits_", self.bits)
+            loaded = backends.load(self.model, bits=bits, backend=self.backend, adapter=adapter)
             known = getattr(self, "revision_", None)
             if known is not None and loaded.source.revision != known:
                 found = loaded.source.revision

@@ -276,7 +276,11 @@ def _costs(estimator: Any, texts: list[str], seconds: float) -> dict[str, Any]:
 
 
 def _params(estimator: Any) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in estimator.get_params().items() if name not in OWN_ARGUMENTS}
+    return {
+        name: _plain(value)
+        for name, value in estimator.settled(estimator.get_params()).items()
+        if name not in OWN_ARGUMENTS
+    }
 
 
 def _origins(values: Mapping[str, Any]) -> dict[str, str]:

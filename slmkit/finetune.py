@@ -1,4 +1,4 @@
-"""Tunes a decoder on dialogues with an adapter, and says what it bought: the loss on held-out answers before and after.
+"""Tunes a decoder on dialogues, and says what it bought: the loss on held-out answers before and after.
 
 Only answers (and that they end) are learned, in the very form in which the model is asked later. Labels are learned by
 `slmkit.LoRAClassifier`.
@@ -22,28 +22,16 @@ from typing import Any
 import pandas as pd
 
 import slmkit
-from slmkit import assets, backends, dialogues, estimate, files, forgetting, modelcards
+from slmkit import assets, backends, dialogues, estimate, files, forgetting, modelcards, ways
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress, Watch
 from slmkit.dialogues import Dialogue
-from slmkit.errors import InputError, unknown
+from slmkit.errors import InputError
 from slmkit.guard import watch
 from slmkit.guard.plan import Plan
 
 log = logging.getLogger(__name__)
 FILE = "finetune.json"
-LAST_BLOCKS = 8
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to tune: the bits it takes, the first of them by default, and whether only the last blocks adapt."""
-
-    bits: tuple[int, ...]
-    last: bool = False
-
-
-METHODS = {"lora": Method((16,)), "qlora": Method((4, 8)), "last-k": Method((16, 8, 4), last=True)}
 
 
 @dataclass(frozen=True)
@@ -53,7 +41,7 @@ class Tuned:
     Attributes
     ----------
     folder : Path
-        The adapter: `slmkit.load(model, bits=..., adapter=folder)`.
+        The adapter, or the trained weights: `slmkit.load(model, bits=..., adapter=folder)`.
     history : list of dict
         See `Backend.train_completion`.
     loss_before, loss_after : float
@@ -105,7 +93,7 @@ def finetune(
     test_share: float = 0.2,
     last_blocks: int | None = None,
     epochs: float = 3,
-    learning_rate: float = 5e-4,
+    learning_rate: float | None = None,
     rank: int = 16,
     alpha: int = 32,
     batch_size: int = 16,
@@ -130,17 +118,22 @@ def finetune(
         checkpoints; the same call goes on from them, after a kill too, to the same weights bit for bit.
     bits : {16, 8, 4} or None
         How the frozen weights are stored; None takes the method's own.
-    method : {"lora", "qlora", "last-k"}
+    method : {"lora", "qlora", "last-k", "full"}
         Adapters on all blocks over 16 bits; the same over 4 (or 8) bits, for less memory; adapters on the last blocks
-        alone, which is quicker, since those below are run once (on backend mlx in every epoch).
+        alone, which is quicker, since those below are run once (on backend mlx in every epoch); or no adapter but the
+        weights themselves, which takes 18 bytes of memory a weight and saves as much as it trained.
     backend : str or None
     train : int or None
         Dialogues to learn from; None takes all that are not held out.
     test_share : float
         Share of the dialogues held out. Near-copies and groups are never split.
     last_blocks : int or None
-        Blocks that "last-k" adapts; None takes 8, or half of a model with fewer than 16.
-    epochs, learning_rate, rank, alpha, batch_size, max_length, max_batch_tokens, seed
+        Blocks that "last-k" adapts; None takes 8, or half of a model with fewer than 16. With "full" the weights of
+        that many last blocks are trained; None trains all there are, embedding and head included.
+    learning_rate : float or None
+        Peak of the schedule; None takes the method's own, 5e-4 for adapters and 1e-4 for weights. Too high and the
+        loss jumps or becomes no number, too low and little is learned in the epochs there are.
+    epochs, rank, alpha, batch_size, max_length, max_batch_tokens, seed
         See `LoRAConfig`. Rows longer than `max_length` tokens lose the beginning of their prompt.
     checks : bool
         Whether silent mistakes are looked for before and after (`slmkit.guard`), in seconds. Warnings are logged and
@@ -167,22 +160,25 @@ def finetune(
     partial = partial_of(folder)
     safety = _safety(partial, stop, keep_partial)
     source = assets.resolve(model)
-    bits, last_blocks = _choose(method, bits, last_blocks, source)
+    way = ways.get(method)
+    bits, last_blocks = ways.choose(method, bits, last_blocks, source, writes=True)
     split = dialogues.split(data, seed=seed, train=train, test_share=test_share)
     learned, held_out = (_answers(part) for part in (split.train, split.test))
     config = LoRAConfig(
         rank=rank,
         alpha=alpha,
         epochs=epochs,
-        learning_rate=learning_rate,
+        learning_rate=ways.rate(method, learning_rate),
         batch_size=batch_size,
         last_blocks=last_blocks,
         max_length=max_length,
         max_batch_tokens=max_batch_tokens,
         seed=seed,
+        trains=way.trains,
     )
     width = max(max_batch_tokens, max_length)  # a row beyond the budget is a batch of its own
-    estimate.check_fits(source, bits, training=True, batch_tokens=width, last_blocks=last_blocks, rank=rank)
+    needs: dict[str, Any] = {"batch_tokens": width, "last_blocks": last_blocks, "rank": rank, "backend": backend}
+    estimate.check_fits(source, bits, training=True, full=way.trains == "weights", **needs)
     engine, source = backends.engine_for(source, backend), backends.prepare(source)
     asked = [engine.dialogue_prompts(source, [turns for turns, _ in part]) for part in (learned, held_out)]
     answers = [[answer for _, answer in part] for part in (learned, held_out)]
@@ -248,30 +244,6 @@ def _beside(folder: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # it holds checkpoints
             partial.rmdir()
-
-
-def _choose(method: str, bits: int | None, last_blocks: int | None, source: ModelSource) -> tuple[int, int | None]:
-    """Bits and number of adapted blocks (None for all) of a method, checked together."""
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    way, problems = METHODS[method], []
-    if source.kind != "decoder":
-        problems.append(f"a decoder is needed to write answers; {source.name!r} is an encoder")
-    if bits is not None and bits not in way.bits:
-        allowed = " or ".join(map(str, way.bits))
-        other = next(
-            name for name, m in METHODS.items() if name != method and (bits in m.bits or bits not in (4, 8, 16))
-        )
-        problems.append(f"method {method!r} takes bits {allowed}; got {bits!r} (method {other!r} takes other ones)")
-    if last_blocks is not None and (not way.last or last_blocks < 1):
-        need = "be at least 1" if way.last else "go with method 'last-k' only"
-        problems.append(f"last_blocks must {need}; got {last_blocks!r} with method {method!r}")
-    if problems:
-        raise InputError("; ".join(problems))
-    if way.last and last_blocks is None:
-        last_blocks = min(LAST_BLOCKS, max(1, estimate.network_of(source).layers // 2))
-    kept = source.stored.bits if source.stored else None
-    return bits or (kept if kept in way.bits else way.bits[0]), last_blocks
 
 
 def _answers(part: pd.DataFrame) -> list[tuple[Sequence[Mapping[str, str]], str]]:

@@ -19,7 +19,12 @@ from slmkit.assets import ModelSource
 
 FILE = "README.md"
 MERGED = "slmkit_merged.json"
-MADE_FROM = (MERGED, stored.CARD, "slmkit_pruned.json")  # what names the model that a folder was made from
+MADE_FROM = (
+    MERGED,
+    stored.CARD,
+    "slmkit_matched.json",
+    "slmkit_pruned.json",
+)  # what names the model that a folder was made from
 UNKNOWN = "not known here; ask where it came from"
 HUB_LICENCES = {  # as model hubs write them in a header
     "Apache-2.0": "apache-2.0",
@@ -183,16 +188,18 @@ def for_classifier(
     base = base_named(str(values["params"]["model"]), str(values.get("revision")))
     known, recipe = _of_labels(values)
     labels = ", ".join(map(str, values["classes"]))
+    whole = values["params"].get("way") == "full"
+    what = "Trained weights" if whole else "A LoRA adapter"
     return Card(
         title=f"{base.name} as a classifier",
-        summary=f"A LoRA adapter and a head written by slmkit. It sorts texts into {len(values['classes'])} classes.",
+        summary=f"{what} and a head, written by slmkit. It sorts texts into {len(values['classes'])} classes.",
         base=base,
         library="slmkit",
-        tags=("lora", "text-classification"),
+        tags=("text-classification",) if whole else ("lora", "text-classification"),
         data=data or known,
         recipe={"classes": labels, **recipe},
         scores=scores,
-        footprint={"adapter and head": adapter_bytes},
+        footprint={"weights and head" if whole else "adapter and head": adapter_bytes},
         load='import slmkit\n\nclassifier = slmkit.load_classifier("THIS_FOLDER")\nclassifier.predict(["..."])',
         limits=LIMITS,
     )

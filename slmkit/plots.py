@@ -29,6 +29,7 @@ from slmkit.configurations import (
 from slmkit.curve_plots import learning_curve
 from slmkit.errors import InputError
 from slmkit.fit_plots import predicted_vs_measured
+from slmkit.rate_plots import learning_rates
 from slmkit.runs import Run
 from slmkit.score_plots import (
     FAINT,
@@ -49,6 +50,7 @@ __all__ = [
     "bits_cost",
     "calibration",
     "learning_curve",
+    "learning_rates",
     "pareto",
     "per_class_recall",
     "predicted_vs_measured",

@@ -9,7 +9,7 @@ from slmkit.assets import ModelSource
 from slmkit.backends import _checks
 
 
-def random_peft(source: ModelSource, folder: Path, last: int | None = None, bits: int = 16) -> Path:
+def random_peft(source: ModelSource, folder: Path, last: int | None = None, bits: int = 16, size: float = 0.05) -> Path:
     """An adapter that PEFT wrote, with matrices that change what the model says."""
     import torch
     from peft import LoraConfig, get_peft_model
@@ -25,7 +25,7 @@ def random_peft(source: ModelSource, folder: Path, last: int | None = None, bits
     wrapped = get_peft_model(model, LoraConfig(r=4, lora_alpha=10, **how))
     for name, parameter in wrapped.named_parameters():
         if "lora_B" in name:
-            parameter.data = 0.05 * torch.randn_like(parameter)
+            parameter.data = size * torch.randn_like(parameter)
     wrapped.save_pretrained(folder)
     _checks.write_adapter_facts(folder, source, "bnb", bits, AutoTokenizer.from_pretrained(source.folder))
     return folder

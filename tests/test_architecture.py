@@ -20,13 +20,14 @@ LIBRARY = ROOT / "slmkit"
 # Imports point down or stay on the floor (without circles). A new module says here where it lives.
 FLOORS = {
     3: """
-        __main__ console data_commands model_commands fit_commands tune_command curve_command adapter_commands
+        __main__ console data_commands model_commands fit_commands tune_command curve_command
+        adapter_commands distil_commands
         report report_tables cards study learning_curve plan arguments folder evaluate bulk
     """,
     2: """
-        estimator floor classify finetune guard tuning cascade
+        estimator floor ways recipe lora classify finetune guard tuning cascade
         forgetting runs configurations pairs bitcosts verdict curve_words curve_series datasheets workshop
-        plots bit_plots fit_plots score_plots curve_plots
+        plots bit_plots fit_plots score_plots curve_plots rate_plots
     """,
     1: """
         backends tasks shapes footprint energy estimate prequantise modelcards

@@ -50,7 +50,7 @@ def test_contract(method: str, tmp_path: Path) -> None:
     assert copy.predict(TEXTS[:5]).tolist() == copy.classes_[proba.argmax(axis=1)].tolist()
     assert copy.predict_proba([]).shape == (0, 2)
     folder = copy.save(tmp_path / "model")
-    assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".safetensors"}
+    assert {p.suffix for p in folder.rglob("*") if p.is_file()} <= {".json", ".safetensors", ".md"}
     for other in (classify.load(folder), pickle.loads(pickle.dumps(copy))):
         assert type(other) is type(copy) and other.get_params() == copy.get_params()
         np.testing.assert_allclose(other.predict_proba(TEXTS[:5]), proba, atol=1e-6)
@@ -234,8 +234,6 @@ def test_micro_batches_change_memory_not_the_result(tiny_decoder) -> None:
     np.testing.assert_allclose(whole, split, atol=0.03)
 
 
-def test_encoder_cannot_be_prompted_or_tuned(tiny_encoder) -> None:
-    name = str(tiny_encoder.folder)
-    for method in ("prompt", "lora"):
-        with pytest.raises(SlmkitError, match="is an encoder"):
-            classify.METHODS[method](model=name).fit(TEXTS, LABELS)
+def test_encoder_cannot_be_prompted(tiny_encoder) -> None:
+    with pytest.raises(SlmkitError, match="is an encoder"):
+        PromptClassifier(str(tiny_encoder.folder)).fit(TEXTS, LABELS)

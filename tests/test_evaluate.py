@@ -97,6 +97,9 @@ def test_a_saved_fit_is_scored_as_it_is_and_a_damaged_one_is_made_again(job, tmp
     assert evaluate.fitted(training) == facts and facts["fit_peak_ram_bytes"] > 10_000_000
     run = read_run(Path(run_of(training)["run_file"]))
     assert run.fit_s == facts["fit_s"] and run.adapter_bytes > 0
+    card = (training.model_folder / "README.md").read_text(encoding="utf-8")
+    assert f"| accuracy, % | {100 * run.accuracy:.1f} | {100 * run.accuracy_low:.1f} to " in card and "20 test" in card
+    assert evaluate.fitted(training) == facts, "a card with scores leaves the folder whole"
     head = training.model_folder / "adapter" / "head.safetensors"
     head.write_bytes(head.read_bytes()[:-7])
     assert evaluate.fitted(training) is None

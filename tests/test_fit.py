@@ -52,7 +52,7 @@ def group(model: str, name: str, **how: Any) -> int:
 @pytest.mark.parametrize("entry", catalog.MODELS.values(), ids=lambda e: e.name)
 def test_every_term_is_positive_placed_and_explained(entry: catalog.ModelEntry) -> None:
     for method in estimate.METHODS:
-        if entry.kind != "decoder" and method not in ("infer", "full"):
+        if entry.kind != "decoder" and method == "generate":
             with pytest.raises(InputError, match="is an encoder"):
                 slmkit.estimate(entry, method=method)
         else:
@@ -240,9 +240,13 @@ def test_an_unknown_architecture_is_taken_for_a_llama_and_says_so() -> None:
     assert not guessed.network.exact and any("not one slmkit knows" in note for note in guessed.notes)
 
 
-def test_full_training_is_marked_as_not_measured() -> None:
+def test_full_training_is_marked_as_not_measured_and_takes_less_on_fewer_blocks() -> None:
     assert any("not measured" in note for note in slmkit.estimate(SMOL, method="full").notes)
     assert not any("not measured" in note for note in slmkit.estimate(SMOL, method="lora").notes)
+    sizes = [peak(SMOL, method="full", last_blocks=n, seq=64, batch=2) for n in (1, 2, 8, 30)]
+    assert sizes == sorted(set(sizes)) and sizes[-1] < peak(SMOL, method="full", seq=64, batch=2)
+    with pytest.raises(InputError, match="last_blocks belongs to lora, qlora, last-k and full; got method 'infer'"):
+        slmkit.estimate(SMOL, last_blocks=2)
 
 
 def test_a_card_holds_the_model_and_ram_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import slmkit_data
+import yaml
 
 import slmkit
-from slmkit import alike, backends, forgetting
+from slmkit import alike, backends, forgetting, text
 from slmkit.assets import ModelSource
 from slmkit.errors import InputError
 from slmkit.tasks import domain_dialogues
@@ -85,21 +86,29 @@ def test_other_tokens_before_than_after_are_refused_and_so_are_texts_of_one_word
         forgetting.score(model, ["word"])
 
 
-def test_a_tuning_reports_what_it_cost_elsewhere_and_writes_it_down(
+def test_a_tuning_reports_what_it_cost_elsewhere_and_writes_it_down_and_on_its_card(
     tiny_chat_decoder: ModelSource, tmp_path: Path
 ) -> None:
     subjects = ["bank", "train", "parcel", "flower", "lunch", "phone", "card", "letter", "price", "news", "fee", "tea"]
     rows = pd.DataFrame({"prompt": [f"What about {s} number {i}?" for i, s in enumerate(subjects)], "answer": "No."})
+    rows.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
     name, out = str(tiny_chat_decoder.folder), tmp_path / "tuned"
-    tuned = slmkit.finetune(name, rows, out=out, backend="bnb", epochs=6, learning_rate=1e-2)
-    with slmkit.load(name, backend="bnb") as model:
-        plain = forgetting.score(model)
+    how = {"backend": "bnb", "epochs": 6, "learning_rate": 1e-2, "checks": False}
+    tuned = slmkit.finetune(name, tmp_path / "rows.jsonl", out=out, **how)
     with slmkit.load(name, backend="bnb", adapter=out) as model:
         after = forgetting.score(model)
-    change = forgetting.compare(plain, after)
-    assert tuned.forgotten.n_texts == 20 and tuned.forgotten.n_tokens == plain.n_tokens.sum() > 5000
-    assert tuned.forgotten.perplexity_before == pytest.approx(change.perplexity_before, rel=1e-6)
-    assert tuned.forgotten.ratio == pytest.approx(change.ratio, rel=1e-6) != 1
+    change = tuned.forgotten
+    assert (change.n_texts, change.n_tokens) == (20, after.n_tokens.sum()) and change.n_tokens > 5000
+    assert change.perplexity_after == pytest.approx(math.exp(-after.nats.sum() / change.n_tokens), rel=1e-6)
+    assert change.ratio == pytest.approx(change.perplexity_after / change.perplexity_before) and change.ratio != 1
     assert tuned.learned.ratio_high < 1 and tuned.loss_after == pytest.approx(math.log(tuned.learned.perplexity_after))
     saved = json.loads((out / "finetune.json").read_text(encoding="utf-8"))
-    assert saved["forgotten"]["ratio_low"] == tuned.forgotten.ratio_low < saved["forgotten"]["ratio_high"]
+    assert saved["forgotten"]["ratio_low"] == change.ratio_low < saved["forgotten"]["ratio_high"]
+
+    _, header, body = (out / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert yaml.safe_load(header)["library_name"] == "peft" and yaml.safe_load(header)["datasets"] == ["rows.jsonl"]
+    shown = f"{text.rounded(change.ratio)} | {text.rounded(change.ratio_low)} to {text.rounded(change.ratio_high)}"
+    assert f"a neutral text, after / before | {shown} | {change.n_tokens:,} tokens in 20 texts |" in body
+    assert f"{tuned.n_train} answers learned, {tuned.n_test} held out" in body and "| rank | `16` |" in body
+    assert saved["data"]["sha256"] in body and "| seed | `0` |" in body and "Python" in body and "machine" in body
+    assert str(tmp_path) not in body and "PATH_OF_THE_BASE_MODEL" in body

@@ -197,6 +197,12 @@ def test_leads_are_told_apart(tmp_path: Path, floor: Rate, rate: Rate, words: st
     assert re.search(words, found.sentences[0]), found.sentences[0]
 
 
+def test_an_early_lead_within_the_noise_is_not_called_one(tmp_path: Path) -> None:
+    rates = {"floor": lambda n: 0.2 if n > 16 else 0.41, "lora": lambda n: 0.4}
+    (said, *_) = a_curve(tmp_path, rates, n_test=100, seeds=2).sentences
+    assert "then the floor is (and even at 16 these rows cannot tell them apart)" in said, said
+
+
 def test_what_the_rows_cannot_tell_apart_is_said_to_be_so(tmp_path: Path) -> None:
     few = a_curve(tmp_path, {"floor": falling(1.0), "lora": falling(0.97)}, seeds=2, n_test=60)
     assert few.answers[0].overlap and few.answers[1].overlap is False

@@ -17,7 +17,7 @@ from scipy.special import softmax
 from typer.testing import CliRunner
 
 import slmkit
-from slmkit import adapters, assets, backends, forgetting
+from slmkit import assets, backends, forgetting
 from slmkit.__main__ import app
 from slmkit.assets import ModelSource
 from slmkit.classify import LoRAClassifier
@@ -35,7 +35,7 @@ def chat(tiny_chat_decoder: ModelSource) -> ModelSource:
 
 @pytest.fixture(scope="module")
 def adapter(chat: ModelSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_peft(chat, tmp_path_factory.mktemp("adapter"))
+    return random_peft(chat, tmp_path_factory.mktemp("adapter"), size=0.3)
 
 
 def said(source: str | Path, **how: Any) -> np.ndarray:
@@ -66,7 +66,7 @@ def test_the_folder_is_read_by_plain_transformers_and_says_what_base_and_adapter
 
 
 def test_an_adapter_of_four_bits_corrects_the_weights_as_four_bits_hold_them(chat: ModelSource, tmp_path: Path) -> None:
-    name, folder = str(chat.folder), random_peft(chat, tmp_path / "adapter", bits=4)
+    name, folder = str(chat.folder), random_peft(chat, tmp_path / "adapter", bits=4, size=0.3)
     done = slmkit.merge(name, folder, out=tmp_path / "merged", texts=TEXTS)
     assert done.base_bits == 4 and done.shift_merged < 0.15 * done.effect
     wanted = said(name, bits=4, adapter=folder, dtype="float32")
@@ -76,29 +76,35 @@ def test_an_adapter_of_four_bits_corrects_the_weights_as_four_bits_hold_them(cha
 
 
 @pytest.mark.parametrize("backend", ["bnb", "mlx"])
-def test_four_bits_are_made_anew_from_the_merged_weights_and_what_they_cost_is_said(
-    chat: ModelSource, adapter: Path, tmp_path: Path, backend: str
+def test_four_bits_are_made_anew_from_the_merged_weights_and_the_command_says_what_they_cost(
+    chat: ModelSource, adapter: Path, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(merging, "N_TEXTS", 2)
     if not backends.get(backend).is_available()[0]:
         pytest.skip(backends.get(backend).is_available()[1])
-    name = str(chat.folder)
-    done = slmkit.merge(name, adapter, out=tmp_path / "few", bits=4, backend=backend, texts=TEXTS)
-    whole = slmkit.merge(name, adapter, out=tmp_path / "whole", backend=backend, texts=TEXTS)
-    source = assets.resolve(str(done.folder))
-    assert source.stored and (source.stored.bits, source.stored.backend) == (4, backend)
-    assert done.shift_merged == pytest.approx(whole.shift_merged, abs=1e-6) and done.shift_merged < 0.15 * done.effect
-    assert done.stored_bytes < 0.45 * whole.stored_bytes and done.shift_stored > 3 * done.shift_merged
-    with slmkit.load(str(done.folder)) as model:
-        found = forgetting.score(model, TEXTS)
-    assert -found.nats.sum() / found.n_tokens.sum() == pytest.approx(done.loss_stored, abs=0.02)
-    card = json.loads((done.folder / "slmkit_quantised.json").read_text())
+    out = tmp_path / "few"
+    command = ["merge", str(chat.folder), str(adapter), "-o", str(out), "--bits", "4", "--backend", backend]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    facts = json.loads((out / "slmkit_merged.json").read_text())
+    losses = f"{facts['loss_adapter']:.4f} adapter beside base, {facts['loss_merged']:.4f} merged"
+    assert f"loss on 2 texts: {losses}" in done.output
+    assert f"in 4 bits: loss {facts['loss_stored']:.4f}, largest difference {facts['shift_stored']:.4f}" in done.output
+    form = assets.resolve(str(out)).stored
+    assert form and (form.bits, form.backend) == (4, backend) == (facts["bits"], facts["backend"])
+    assert facts["shift_merged"] < 0.15 * facts["effect"] and facts["shift_stored"] > 3 * facts["shift_merged"]
+    assert facts["stored_bytes"] < 0.45 * (chat.folder / "model.safetensors").stat().st_size
+    with slmkit.load(str(out), dtype="float32") as model:
+        found = forgetting.score(model, forgetting.passages()[: merging.N_TEXTS])
+    assert -found.nats.sum() / found.n_tokens.sum() == pytest.approx(facts["loss_stored"], abs=1e-3)
+    card = json.loads((out / "slmkit_quantised.json").read_text())
     assert (card["base"], card["base_revision"]) == (chat.folder.name, chat.revision)
-    header = yaml.safe_load((done.folder / "README.md").read_text(encoding="utf-8").split("---\n")[1])
+    header = yaml.safe_load((out / "README.md").read_text(encoding="utf-8").split("---\n")[1])
     assert header["library_name"] == ("slmkit" if backend == "bnb" else "mlx") and "4-bit" in header["tags"]
-    assert not [path for path in done.folder.iterdir() if path.is_dir()]
+    assert not [path for path in out.iterdir() if path.is_dir()]
 
 
-@pytest.mark.parametrize("name", ["Falcon", "Gemma", "Phi-3"])
+@pytest.mark.parametrize("name", ["Falcon", "Gemma"])
 def test_what_mlx_merges_is_read_by_the_other_backend(tmp_path: Path, name: str) -> None:
     pytest.importorskip("mlx_lm")
     (tmp_path / "base").mkdir()
@@ -111,7 +117,7 @@ def test_what_mlx_merges_is_read_by_the_other_backend(tmp_path: Path, name: str)
 
 
 def test_a_classifier_keeps_its_head_and_its_probabilities(chat: ModelSource, tmp_path: Path) -> None:
-    how = {"rank": 4, "alpha": 8, "epochs": 6, "batch_size": 3, "learning_rate": 5e-3}
+    how = {"rank": 4, "alpha": 8, "epochs": 6, "batch_size": 3, "learning_rate": 5e-3, "checks": False}
     classifier = LoRAClassifier(str(chat.folder), backend="bnb", **how).fit(TEXTS, ["a", "b", "a"])
     wanted = classifier.predict_proba(TEXTS)
     saved = classifier.save(tmp_path / "saved")
@@ -181,15 +187,3 @@ def test_a_merge_that_lost_the_adapter_is_refused(
     monkeypatch.setattr(merging.backends, "merge", forgets)
     message = refused(SlmkitError, chat, adapter, tmp_path / "out")
     assert "do not say what base and adapter say together" in message and "is allowed" in message
-
-
-def test_the_command_shows_the_figures(chat: ModelSource, adapter: Path, tmp_path: Path) -> None:
-    command = ["merge", str(chat.folder), str(adapter), "-o", str(tmp_path / "few"), "--bits", "4"]
-    done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0, done.output
-    facts = json.loads((tmp_path / "few" / "slmkit_merged.json").read_text())
-    assert f"loss on 8 texts: {facts['loss_adapter']:.4f} adapter beside base, {facts['loss_merged']:.4f} merged" in (
-        done.output
-    )
-    assert f"in 4 bits: loss {facts['loss_stored']:.4f}, largest difference {facts['shift_stored']:.4f}" in done.output
-    assert adapters.layout_of(tmp_path / "few") is None

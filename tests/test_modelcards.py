@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 import yaml
 
@@ -99,29 +97,13 @@ def test_hostile_names_neither_leave_the_header_nor_become_markup() -> None:
     assert page.count("<table>") == 6 and all(row.count("<td>") in (0, 2, 4) for row in page.split("</tr>"))
 
 
-def test_a_tuned_adapter_carries_its_card(tiny_chat_decoder: ModelSource, tmp_path: Path) -> None:
-    subjects = ["bank", "train", "parcel", "flower", "lunch", "phone", "card", "letter", "price", "news", "fee", "tea"]
-    rows = pd.DataFrame({"prompt": [f"What about {s} number {i}?" for i, s in enumerate(subjects)], "answer": "No."})
-    rows.to_json(tmp_path / "rows.jsonl", orient="records", lines=True)
-    out = tmp_path / "tuned"
-    tuned = slmkit.finetune(str(tiny_chat_decoder.folder), tmp_path / "rows.jsonl", out=out, backend="bnb", epochs=1)
-    header, body = split((out / "README.md").read_text(encoding="utf-8"))
-    assert header["library_name"] == "peft" and header["datasets"] == ["rows.jsonl"]
-    change = tuned.forgotten
-    assert f"| perplexity of a neutral text, before | {change.perplexity_before:.0f}" in body
-    assert f"{tuned.n_train} answers learned, {tuned.n_test} held out" in body and "| rank | `16` |" in body
-    assert f"{change.n_tokens:,} tokens in 20 texts" in body and f"| seed | `{0}` |" in body
-    assert json.loads((out / "finetune.json").read_text())["data"]["sha256"] in body
-    assert str(tmp_path) not in body and "PATH_OF_THE_BASE_MODEL" in body
-    names = ("torch", "Python", "machine")
-    assert all(name in body for name in names)
-
-
 def test_a_saved_classifier_carries_its_card_and_takes_up_its_scores(
     tiny_chat_decoder: ModelSource, tmp_path: Path
 ) -> None:
     texts, labels = ["Call now!", "See you.", "You have won.", "The train is late."], ["a|b", "<i>", "a|b", "<i>"]
-    classifier = LoRAClassifier(str(tiny_chat_decoder.folder), backend="bnb", epochs=1, rank=2).fit(texts, labels)
+    classifier = LoRAClassifier(str(tiny_chat_decoder.folder), backend="bnb", epochs=1, rank=2, checks=False).fit(
+        texts, labels
+    )
     folder = classifier.save(tmp_path / "saved")
     header, body = split((folder / "README.md").read_text(encoding="utf-8"))
     assert "text-classification" in header["tags"] and "Not measured." in body and "`4 texts learned`" in body

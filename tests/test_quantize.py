@@ -148,7 +148,7 @@ def test_contradicting_bits_and_backends_are_refused_with_both_named(small: Path
     with pytest.raises(InputError, match="small is stored in 4 bits: bits must be 4; got 8"):
         backends.get("bnb").load(source, bits=8)
     with pytest.raises(InputError, match="small is stored in 4 bits: bits must be 4; got 16"):
-        LoRAClassifier(str(small)).fit(["a", "b"], ["x", "y"])
+        LoRAClassifier(str(small), bits=16).fit(["a", "b"], ["x", "y"])
     slmkit.load(str(small), bits=4, backend="bnb").release()
 
 

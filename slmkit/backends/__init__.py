@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from slmkit import adapters, assets, stored
 from slmkit.assets import ModelSource
 from slmkit.backends import _checkpoints, _memory, _reading
-from slmkit.backends.base import Backend, LanguageModel, check_bits
+from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, check_bits
 from slmkit.errors import MissingExtra, unknown
 
 log = logging.getLogger(__name__)
@@ -121,6 +121,49 @@ def block_distances(
     """
     found = _torch_only("depth", "hidden states are read").distances
     return np.asarray(found(prepare(source), texts, last=last, angles=angles, max_length=max_length))
+
+
+def match(
+    teacher: ModelSource,
+    student: ModelSource,
+    texts: Sequence[str],
+    *,
+    layers: Mapping[int, int],
+    cosine: bool,
+    config: LoRAConfig,
+    out: Path,
+    callback: Progress | None = None,
+) -> list[dict[str, float]]:
+    """Train a student so that its hidden states become its teacher's, and write its config.json and weights to `out`.
+
+    Torch only; `MissingExtra` says how to get it.
+
+    Parameters
+    ----------
+    teacher, student : ModelSource
+        Both in 16 bits, with one tokenizer and hidden states of one width.
+    texts : sequence of str
+    layers : mapping of int to int
+        Block of the student -> block of the teacher whose output it shall have, beside the last hidden states.
+    cosine : bool
+        1 minus the cosine instead of the squared distance as a share of the teacher's squared length.
+    config : LoRAConfig
+        Adapters, which are merged in the end, or the weights themselves; without `last_blocks`.
+    out : Path
+        A folder that exists and is empty.
+    callback : callable or None
+
+    Returns
+    -------
+    list of dict
+        As of `Backend.train_lora`.
+    """
+    found = _torch_only("matching", "hidden states are matched").match
+    how: dict[str, Any] = {"layers": layers, "cosine": cosine, "config": config, "out": out, "callback": callback}
+    try:
+        return list(found(prepare(teacher), prepare(student), texts, **how))
+    finally:
+        _memory.give_back()
 
 
 def _torch_only(module: str, what: str) -> Any:

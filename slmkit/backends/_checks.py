@@ -13,8 +13,9 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slmkit import adapters, assets
+from slmkit import adapters, assets, files
 from slmkit.assets import ModelSource
+from slmkit.backends.base import TRAINED, LoRAConfig
 from slmkit.errors import AssetError, InputError, listed
 
 log = logging.getLogger(__name__)
@@ -122,6 +123,8 @@ def write_adapter_facts(out: Path, source: ModelSource, backend: str, bits: int,
     """Write down beside an adapter what it was trained on."""
     facts = {"backend": backend, "model": source.name, "revision": source.revision, "bits": bits}
     facts |= {"template_sha256": template_sha256(tokenizer)}
+    if (out / TRAINED).is_file():
+        facts |= {"weights_sha256": files.sha256_of(out / TRAINED)}
     (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
@@ -144,6 +147,39 @@ def check_adapter(folder: Path, source: ModelSource, backend: str, tokenizer: An
         raise AssetError(
             f"the adapter in {folder} was trained with another chat template ({_short(trained)}) than {source.folder} "
             f"has ({_short(here)}): put back the tokenizer files it was trained with, or train it again"
+        )
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder holds trained weights instead of an adapter."""
+    return (folder / TRAINED).is_file()
+
+
+def check_weights(folder: Path, source: ModelSource, bits: int) -> None:
+    """Refuse trained weights that were altered, or that a model in few bits has no place for."""
+    if bits != 16:
+        raise InputError(
+            f"the weights in {folder} were trained as a whole and take the place of {source.name}'s own: bits must be "
+            f"16; got {bits}. Merge them into a model first, then quantise that"
+        )
+    assets.check_safetensors(folder / TRAINED)
+    known = assets.read_json(folder / FACTS).get("weights_sha256")
+    if known != files.sha256_of(folder / TRAINED):
+        raise AssetError(f"{folder / TRAINED} was altered (its SHA-256 is not the one written): {assets.AGAIN}")
+
+
+def check_whole_bits(bits: int, config: LoRAConfig) -> None:
+    """Refuse to train weights stored in few bits: a step is smaller than the gap between two of their values."""
+    if config.trains == "weights" and bits != 16:
+        raise InputError(f"full training changes the weights themselves, which needs 16 bits; got {bits}")
+
+
+def check_counterparts(found: Mapping[str, Sequence[int]], own: Mapping[str, Sequence[int]], misfit: str) -> None:
+    """Refuse trained weights (names and shapes) that a model's own are no counterpart of."""
+    strange = sorted(name for name, shape in found.items() if list(own.get(name, ())) != list(shape))
+    if strange:
+        raise AssetError(
+            f"{misfit}: {len(strange)} of its {len(found)} weights have no counterpart, {strange[0]} first"
         )
 
 

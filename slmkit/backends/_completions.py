@@ -36,7 +36,10 @@ def check(prompts: Sequence[str], answers: Sequence[str], config: LoRAConfig, mo
 
 def prompt(source: ModelSource, tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
     """What the model reads before it answers: its template, or a plain format for a model without one."""
-    return shared.chat_prompt(tokenizer, messages, source.name) if source.chat else wording.dialogue(messages)
+    if source.chat:
+        return shared.chat_prompt(tokenizer, messages, source.name)
+    turns = [{**message, "content": shared.inert(tokenizer, message["content"])} for message in messages]
+    return wording.dialogue(turns)
 
 
 def form(tokenizer: Any, chat: bool, ends: set[int]) -> tuple[str, int]:
@@ -88,7 +91,7 @@ def pairs(
         Positions of their rows; a row whose answer leaves no room for a prompt is left out, and named in the log.
     """
     lead, end = form(tokenizer, chat, ends)
-    texts = [lead + answer.strip() for answer in answers]
+    texts = [lead + shared.inert(tokenizer, answer.strip()) for answer in answers]
     asked = shared.encode(tokenizer, prompts)
     both = shared.encode(tokenizer, [prompt + text for prompt, text in zip(prompts, texts, strict=True)])
     found: dict[int, Pair] = {}

@@ -226,8 +226,12 @@ class Course:
             self._save()
         while self._goes_on():
             epoch, batch = self.plan[self.step]
-            rate = shared.one_cycle(self.step, len(self.plan), self.config.learning_rate)
+            rate = shared.rate_of(self.step, len(self.plan), self.config)
             loss, norm = self._within_memory(batch, partial(self.learner.gradients, batch))
+            losses = [*(entry["loss"] for entry in self.history.entries), loss]
+            if self.config.lowest_rate is not None and shared.has_diverged(losses):
+                self.over = True
+                break
             if not math.isfinite(loss):
                 self._fail("loss", loss, self.step + 1)
             if not math.isfinite(norm):

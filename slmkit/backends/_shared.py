@@ -7,6 +7,7 @@ log-likelihoods can be compared with published ones.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,9 @@ from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError
 
 POOLINGS = ("mean", "last")
+TRAINS = ("adapter", "weights")
 POOL_OF_BATCHES = 50
+DIVERGED = 4.0
 
 
 def check_pooling(pooling: str | None) -> str:
@@ -42,6 +45,8 @@ def check_training(
 ) -> None:
     """Raise one `InputError` with everything that is wrong with a call of `train_lora`; `more` is known of it."""
     wrong = [*config_problems(config), *more]
+    if config.class_weights is not None and (len(config.class_weights) != n_classes or np.ndim(y) != 1):
+        wrong.append(f"class_weights must be {n_classes} numbers, for class indices; got {config.class_weights}")
     if len(texts) != len(y) or not len(texts):
         wrong.insert(0, f"texts and y must have the same length, at least 1; got {len(texts)} and {len(y)}")
     elif np.ndim(y) == 2:
@@ -65,6 +70,8 @@ def config_problems(config: LoRAConfig) -> list[str]:
     """What is wrong with the settings of a training, in words."""
     names = ("rank", "alpha", "epochs", "learning_rate", "batch_size", "max_length", "max_batch_tokens")
     wrong = [f"{n} must be above 0; got {getattr(config, n)!r}" for n in names if not getattr(config, n) > 0]
+    if config.trains not in TRAINS:
+        wrong.append(f"trains must be one of {', '.join(TRAINS)}; got {config.trains!r}")
     if config.last_blocks is not None and config.last_blocks < 1:
         wrong.append(f"last_blocks must be at least 1, or None for all; got {config.last_blocks!r}")
     return wrong
@@ -123,6 +130,21 @@ def end_tokens(tokenizer: Any, configured: int | list[int] | None) -> set[int]:
     return {int(token) for token in (*named, tokenizer.eos_token_id, *marks) if token is not None}
 
 
+def inert(tokenizer: Any, text: str) -> str:
+    """A text with a space inside whatever the tokenizer would read as one of its special tokens.
+
+    So that "<|im_end|>" in what somebody wrote is these characters, and neither ends a turn nor opens another one. The
+    same in training and in use.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    special = {token.content for token in added if token.special} | set(tokenizer.all_special_tokens)
+    special |= {t.content for t in added if t.content.strip() and t.content in str(tokenizer.chat_template or "")}
+    marks = sorted((mark for mark in special if len(mark) > 1), key=len, reverse=True)
+    if not any(mark in text for mark in marks):
+        return text
+    return re.sub("|".join(map(re.escape, marks)), lambda found: f"{found[0][0]} {found[0][1:]}", text)
+
+
 def chat_prompt(tokenizer: Any, messages: Sequence[Mapping[str, str]], name: str) -> str:
     """Messages in the model's own template, ready for its answer.
 
@@ -134,7 +156,7 @@ def chat_prompt(tokenizer: Any, messages: Sequence[Mapping[str, str]], name: str
         raise InputError(f"model {name!r} has no chat template; give it plain text")
     from jinja2.exceptions import TemplateError  # comes with both engines and is not needed without one
 
-    turns = [dict(message) for message in messages]
+    turns = [dict(message) | {"content": inert(tokenizer, message["content"])} for message in messages]
     try:
         return _rendered(tokenizer, turns)
     except TemplateError as error:
@@ -308,6 +330,18 @@ def training_plan(lengths: Sequence[int], config: LoRAConfig) -> list[tuple[int,
         batches = [ranked[i : i + config.batch_size] for i in range(0, n, config.batch_size)]
         plan += [(epoch, batches[i]) for i in rng.permutation(len(batches))]
     return plan[:steps]
+
+
+def rate_of(step: int, steps: int, config: LoRAConfig) -> float:
+    """Learning rate of `step` (0 .. steps - 1): one cycle, or rising by the same factor each step in a range test."""
+    if config.lowest_rate is None:
+        return one_cycle(step, steps, config.learning_rate)
+    return float(config.lowest_rate * (config.learning_rate / config.lowest_rate) ** (step / max(1, steps - 1)))
+
+
+def has_diverged(losses: Sequence[float]) -> bool:
+    """Whether a range test may end: the last loss is no number, or four times the lowest one before it."""
+    return not math.isfinite(losses[-1]) or losses[-1] > DIVERGED * min(losses)
 
 
 def one_cycle(step: int, steps: int, peak: float) -> float:

@@ -25,11 +25,12 @@ from slmkit.errors import InputError
 
 log = logging.getLogger(__name__)
 BITS = (4, 8, 16)
+TRAINED = "trained.safetensors"  # in an adapter's folder: weights that take the place of the model's own
 
 
 @dataclass(frozen=True)
 class LoRAConfig:
-    """How an adapter is trained.
+    """How an adapter, or the weights themselves, are trained.
 
     Attributes
     ----------
@@ -42,13 +43,22 @@ class LoRAConfig:
     batch_size : int
         Rows per optimiser step. Micro-batches below it keep memory small and do not change it.
     last_blocks : int or None
-        Adapt only the last k blocks: quicker, often as accurate. None adapts all.
+        Train only the last k blocks: quicker, often as accurate. None trains all, and where weights are trained the
+        embedding and the head over the vocabulary (if the loss needs it) with them.
     max_length : int
         Tokens kept of each text; the rest is cut at the end.
     max_batch_tokens : int
         Tokens (padding included) in one micro-batch: the knob for memory.
     seed : int
         Order of rows and initial weights.
+    lowest_rate : float or None
+        Not None makes this a learning-rate range test (Smith 2017, arXiv 1506.01186): instead of one cycle the rate
+        rises from here to `learning_rate` by the same factor a step, and the training ends where the loss diverges.
+    class_weights : sequence of float or None
+        What the loss of a row counts, by its class; None counts all alike.
+    trains : {"adapter", "weights"}
+        A LoRA adapter beside frozen weights, or the weights themselves: more room to fit and twelve more bytes of
+        memory a weight (a float32 copy, its gradient, two moments), and what is saved is as large as what was trained.
     """
 
     rank: int = 16
@@ -60,6 +70,9 @@ class LoRAConfig:
     max_length: int = 256
     max_batch_tokens: int = 512
     seed: int = 0
+    lowest_rate: float | None = None
+    class_weights: Sequence[float] | None = None
+    trains: str = "adapter"
 
 
 class LanguageModel(ABC):
@@ -244,7 +257,8 @@ class Backend(ABC):
         bits : {4, 8, 16}
             4 and 8 come from a pre-quantised copy in the cache, made on the first call.
         adapter : Path or None
-            A folder `train_lora` wrote.
+            A folder that `train_lora` or `train_completion` wrote: an adapter, or weights that take the place of the
+            model's own (16 bits only).
         dtype : {"float32", "bfloat16", "float16"} or None
             What to compute in; None takes what this device does best.
         """
@@ -268,12 +282,12 @@ class Backend(ABC):
         callback: Progress | None = None,
         watch: Watch | None = None,
     ) -> list[dict[str, float]]:
-        """Train an adapter and a classification head on the last token's hidden state.
+        """Train an adapter (or weights, `config.trains`) and a classification head on the last token's hidden state.
 
         Loads weights of its own (a model that has scored may no longer be trainable) and leaves in `out` the adapter's
-        files and `head.safetensors` with float32 `weight` (n_classes, hidden) and `bias` (n_classes,), so that
-        `softmax(load(..., adapter=out).embed(texts, pooling="last", max_length=...) @ weight.T + bias)` are the
-        probabilities on every backend.
+        files (or the weights) and `head.safetensors` with float32 `weight` (n_classes, hidden) and `bias` (n_classes,),
+        so that `softmax(load(..., adapter=out).embed(texts, pooling="last", max_length=...) @ weight.T + bias)` are
+        the probabilities on every backend; of an encoder with pooling "mean".
 
         Parameters
         ----------

@@ -51,7 +51,7 @@ class TorchModel(LanguageModel):
         self._weight_bytes, self._n_parameters = _count(self._model, source)
         if adapter is not None:
             self.adapter = adapter
-            self._model = training.attach(self._model, adapter, source, self._tokenizer)
+            self._model = training.attach(self._model, adapter, source, bits, self._tokenizer)
 
     def loglikelihood(self, prompts: Sequence[str], continuations: Sequence[str]) -> np.ndarray:
         from slmkit.backends._torch import packing, scoring
@@ -138,6 +138,10 @@ class TorchModel(LanguageModel):
     def chat_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
         self._check("render a chat")
         return shared.chat_prompt(self._tokenizer, messages, self.source.name)
+
+    def dialogue_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        self._check("render a dialogue")
+        return completions.prompt(self.source, self._tokenizer, messages)
 
     def weight_bytes(self) -> int:
         return self._weight_bytes
@@ -270,7 +274,7 @@ class BnbBackend(Backend):
     ) -> list[dict[str, float]]:
         from slmkit.backends._torch import device, training
 
-        _check_trainable(source, bits)
+        stored.check(source.stored, source.name, check_bits(bits), self.name)
         how: dict[str, Any] = {"bits": bits, "config": config, "out": out, "callback": callback}
         with _memory.given_back(lambda: device.empty_cache(device.pick_device())):
             return training.train(source, texts, y, n_classes=n_classes, watch=watch or Watch(), **how)
@@ -300,16 +304,12 @@ class BnbBackend(Backend):
     ) -> list[dict[str, float]]:
         from slmkit.backends._torch import device, training
 
-        _check_trainable(source, bits)
+        stored.check(source.stored, source.name, check_bits(bits), self.name)
+        if source.kind != "decoder":
+            raise InputError(f"model {source.name!r} is an encoder; a decoder is needed to write answers")
         how: dict[str, Any] = {"bits": bits, "config": config, "out": out, "callback": callback}
         with _memory.given_back(lambda: device.empty_cache(device.pick_device())):
             return training.train_completion(source, prompts, answers, watch=watch or Watch(), **how)
-
-
-def _check_trainable(source: ModelSource, bits: int) -> None:
-    stored.check(source.stored, source.name, check_bits(bits), "bnb")
-    if source.kind != "decoder":
-        raise InputError(f"model {source.name!r} is an encoder; LoRA needs a decoder")
 
 
 @lru_cache(maxsize=1)

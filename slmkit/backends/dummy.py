@@ -194,7 +194,7 @@ class DummyBackend(Backend):
         with self.load(source, bits=bits) as model:
             x = model.embed(rows, pooling="last", max_length=config.max_length)
             lengths = np.minimum(model.count_tokens(rows), config.max_length)
-        head = _Head(x, targets, lengths, len(texts), n_classes)
+        head = _Head(x, targets, lengths, len(texts), n_classes, config.class_weights)
         whole = course.identity(source, self.name, bits, "float64", [list(text.encode()) for text in rows], targets)
         some = [int(n) for n in lengths[: len(texts)]]
         entries = course.Course(head, some, config, watch, callback, whole, course.exact()).run()
@@ -288,9 +288,18 @@ def _next_bytes(prompt: bytes, max_new_tokens: int, temperature: float, seed: in
 class _Head:
     """A linear head that learns by gradient descent; the `_course.Learner` of this backend."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, lengths: np.ndarray, n_train: int, n_classes: int) -> None:
+    def __init__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        lengths: np.ndarray,
+        n_train: int,
+        n_classes: int,
+        class_weights: Sequence[float] | None,
+    ) -> None:
         self.x, self.lengths, self.n_train = x, lengths, n_train
         self.y = y if y.ndim == 2 else np.eye(n_classes)[y]  # (n, n_classes)
+        self.counts = self.y @ np.ones(n_classes) if class_weights is None else self.y @ np.array(class_weights)
         self.weight, self.bias = np.zeros((n_classes, HIDDEN)), np.zeros(n_classes)
         self._error, self._rows = np.zeros((0, n_classes)), np.zeros(0, dtype=np.int64)
 
@@ -299,7 +308,7 @@ class _Head:
 
     def gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
         proba = self._proba(batch)  # (B, n_classes)
-        self._rows, self._error = batch, (proba - self.y[batch]) / len(batch)
+        self._rows, self._error = batch, self.counts[batch, None] * (proba - self.y[batch]) / len(batch)
         return self._loss(proba, batch), float(np.linalg.norm(self._error))
 
     def update(self, rate: float) -> None:
@@ -333,7 +342,7 @@ class _Head:
         return np.asarray(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
 
     def _loss(self, proba: np.ndarray, rows: np.ndarray) -> float:
-        return -float((self.y[rows] * np.log(proba + 1e-30)).sum(axis=1).mean())
+        return -float((self.counts[rows, None] * self.y[rows] * np.log(proba + 1e-30)).sum(axis=1).mean())
 
 
 BACKEND = DummyBackend()

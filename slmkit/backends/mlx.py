@@ -57,7 +57,7 @@ class MLXBackend(Backend):
         tokenizer = _tokenizer(source.folder)
         loaded = weights.load(source, bits, dtype)
         if adapter is not None:
-            lora.apply(loaded.net, Path(adapter), source, tokenizer)
+            lora.apply(loaded.net, Path(adapter), source, bits, tokenizer)
         made = model.MLXModel(source, bits, loaded, tokenizer)
         made.adapter = adapter
         return made
@@ -94,6 +94,7 @@ class MLXBackend(Backend):
         self._check(source, bits)
         watch = watch or Watch()
         shared.check_training(texts, y, n_classes, config, course.problems(watch, n_classes))
+        _checks.check_whole_bits(bits, config)
         import mlx.core as mx
 
         from slmkit.backends._mlx import lora
@@ -130,6 +131,7 @@ class MLXBackend(Backend):
         self._check(source, bits)
         watch = watch or Watch()
         completions.check(prompts, answers, config, course.problems(watch))
+        _checks.check_whole_bits(bits, config)
         import mlx.core as mx
 
         from slmkit.backends._mlx import lora

@@ -114,7 +114,7 @@ def estimate(
         How weights are stored; None takes 4 for "qlora" and 16 otherwise.
     method : {"infer", "generate", "lora", "qlora", "last-k", "full"}
         Scoring (which takes more than writing); writing text alone, one text at a time; adapters on all blocks, over
-        quantised weights, on the last blocks; all weights.
+        quantised weights, on the last blocks; the weights themselves.
     seq, batch : int
         Tokens of a row, and rows: of one call when scoring, in one pass when training.
     last_blocks : int or None
@@ -176,14 +176,12 @@ def _check(
         wrong.append(f"seq must be at most the {net.context:,} tokens of {net.title}'s context; got {seq:,}")
     if last_blocks is not None and not 1 <= last_blocks <= net.layers:
         wrong.append(f"last_blocks must be between 1 and the {net.layers} blocks of {net.title}; got {last_blocks}")
-    if last_blocks is not None and method in ("infer", "generate", "full"):
-        wrong.append(f"last_blocks belongs to lora, qlora and last-k; got method {method!r}")
+    if last_blocks is not None and method in ("infer", "generate"):
+        wrong.append(f"last_blocks belongs to lora, qlora, last-k and full; got method {method!r}")
     if method == "qlora" and bits == 16:
         wrong.append("qlora trains over 8 or 4 bits; got bits 16 (that is lora)")
     if method == "full" and bits != 16:
         wrong.append(f"full training changes the weights themselves, which needs 16 bits; got {bits}")
-    if method in ("lora", "qlora", "last-k") and net.kind != "decoder":
-        wrong.append(f"{net.title} is an encoder: it gets a linear head on its vectors and no adapter (method infer)")
     if method == "generate" and net.kind != "decoder":
         wrong.append(f"{net.title} is an encoder and writes no text (method infer)")
     if backend is not None and backend not in DEVICES:

@@ -35,6 +35,7 @@ def usage(
     bits: int,
     *,
     training: bool = False,
+    full: bool = False,
     batch_tokens: int | None = None,
     seq: int | None = None,
     last_blocks: int | None = None,
@@ -50,6 +51,8 @@ def usage(
     bits : {16, 8, 4}
     training : bool
         LoRA on all linear layers instead of scoring.
+    full : bool
+        The training changes the weights themselves: of the last blocks, or all of them.
     batch_tokens : int or None
         Tokens in one forward pass, padding included; by default 2048 for scoring and 512 for training.
     seq : int or None
@@ -70,7 +73,7 @@ def usage(
     device = parts.device_here(backend)
     return Use(
         bits=parts.check_bits(bits),
-        method="lora" if training else "infer",
+        method=("full" if full else "lora") if training else "infer",
         seq=row,
         batch=max(1, tokens // row),
         last_blocks=last_blocks,
@@ -200,8 +203,8 @@ def largest_settings(net: Network, use: Use, limits: Limits) -> dict[str, int | 
     Returns
     -------
     dict
-        batch (at this seq), seq (of one row, at most the context), bits (the most of 16, 8, 4), and for a training of
-        adapters last_blocks. None where even the smallest does not fit.
+        batch (at this seq), seq (of one row, at most the context), bits (the most of 16, 8, 4; full training has 16
+        only), and for a training last_blocks. None where even the smallest does not fit.
     """
     context = net.context or MOST
 
@@ -216,7 +219,7 @@ def largest_settings(net: Network, use: Use, limits: Limits) -> dict[str, int | 
 
     bits = next((b for b in parts.BITS if within(net, replace(use, bits=b), limits)), None)
     found = {"batch": _most(batch, MOST), "seq": _most(seq, context), "bits": bits}
-    return found | ({"last_blocks": _most(blocks, net.layers)} if use.trains and use.method != "full" else {})
+    return found | ({"last_blocks": _most(blocks, net.layers)} if use.trains else {})
 
 
 def _most(fits: Any, highest: int) -> int | None:

@@ -19,7 +19,7 @@ from slmkit.estimate.networks import BLOCK, Matrix, Network
 
 BITS = (16, 8, 4)
 METHODS = ("infer", "generate", "lora", "qlora", "last-k", "full")
-NOT_MEASURED = {"full": "slmkit does not train all weights yet, so this was never measured"}
+NOT_MEASURED = {"full": "no measured peak of a training of the weights themselves was held against this yet"}
 GROUPS = ("weights", "adapter", "gradients", "optimizer", "activations", "logits", "cache", "buffers", "runtime")
 
 RUNTIME_BYTES = 480_000_000  # interpreter, torch, transformers, scikit-learn, a model class
@@ -191,8 +191,9 @@ def _weights(net: Network, use: Use) -> Iterator[Term]:
 
 def _read_in_part(net: Network, use: Use, table_bytes: int) -> bool:
     """Whether a training reads so few rows of a table in a mapped file that most of it never comes into memory."""
-    mapped = use.bits == 16 and use.device == "cpu" and net.file_bytes == use.number_bytes and use.method != "full"
-    return use.trains and mapped and 0 < use.train_tokens * MAPPED_BYTES < table_bytes
+    mapped = use.bits == 16 and use.device == "cpu" and net.file_bytes == use.number_bytes
+    whole = use.method == "full" and use.last_blocks is None  # the table is trained too
+    return use.trains and mapped and not whole and 0 < use.train_tokens * MAPPED_BYTES < table_bytes
 
 
 def adapter_parameters(net: Network, use: Use) -> int:
@@ -201,9 +202,17 @@ def adapter_parameters(net: Network, use: Use) -> int:
     return use.rank * once * use.blocks(net)
 
 
+def whole_parameters(net: Network, use: Use) -> int:
+    """Numbers that training the weights themselves changes: of the last blocks, or all there are."""
+    if use.last_blocks is None:
+        return net.n_parameters
+    blocks = sum(matrix.n_parameters for matrix in net.linear) + net.plain
+    return blocks * use.blocks(net) // net.layers
+
+
 def _trained(net: Network, use: Use) -> Iterator[Term]:
     if use.method == "full":
-        n, what = net.n_parameters, "all parameters"
+        n, what = whole_parameters(net, use), "the weights themselves"
     else:
         n = adapter_parameters(net, use)
         what = f"a pair of rank {use.rank} on every linear layer of {use.blocks(net)} blocks"
@@ -217,7 +226,7 @@ def _trained(net: Network, use: Use) -> Iterator[Term]:
 
 def _working(net: Network, use: Use) -> Iterator[Term]:
     d, tokens = use.number_bytes, use.tokens
-    passing = passing_bytes(net, d, adapters=use.trains) * tokens
+    passing = passing_bytes(net, d, adapters=use.trains and use.method != "full") * tokens
     said = f"{use.rows} rows of {use.seq} = {tokens:,} tokens at once"
     if use.trains:
         kept = kept_bytes(net, d, rank=0 if use.method == "full" else use.rank)

@@ -68,7 +68,7 @@ def times(net: Network, use: Use, backend: str | None = None) -> Times:
     forward = tokens * (2 * body + attention) / rate + over
     step = written = None
     if use.trains:
-        kept = 1.0 if use.method == "full" else use.blocks(net) / net.layers
+        kept = use.blocks(net) / net.layers
         backward = tokens * kept * (4 if use.method == "full" else 2) * body / rate
         step = _range(forward + backward + over)
     elif net.kind == "decoder":

@@ -170,14 +170,19 @@ def _base(saved: Saved) -> tuple[ModelSource | None, Finding]:
         return None, Finding(name, FAIL, f"{saved.name!r} cannot be found: {error}", cost, _back(facts, saved))
     known = facts.get("revision") or saved.revision
     if known is not None and known != source.revision:
-        found = f"it was tuned on {facts.get('model', 'a model')} ({known}); {saved.name} here is {source.revision}"
+        found = f"it was tuned on {facts.get('model', 'a model')} ({_short(known)})"
+        found += f"; {saved.name} here is {_short(source.revision)}"
         return None, Finding(name, FAIL, found, cost, _back(facts, saved))
     if saved.revision is not None and saved.revision != source.revision:
-        found = f"it was made with {saved.name} at {saved.revision}; here it is {source.revision}"
+        found = f"it was made with {saved.name} at {_short(saved.revision)}; here it is {_short(source.revision)}"
         return None, Finding(name, FAIL, found, cost, _back(facts, saved))
     if known is None:
         return source, Finding(name, WARN, f"nothing says which revision of {saved.name} it was tuned on", cost, AGAIN)
-    return source, fine(name, f"{saved.name}, {known}")
+    return source, fine(name, f"{saved.name} ({_short(known)})")
+
+
+def _short(revision: Any) -> str:
+    return text.clean(revision, 60) if "==" in str(revision) else text.clean(revision, 22)
 
 
 def _back(facts: Mapping[str, Any], saved: Saved) -> str:

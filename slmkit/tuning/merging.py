@@ -26,10 +26,8 @@ from slmkit.errors import AssetError, InputError, NotEnoughMemory, SlmkitError
 
 log = logging.getLogger(__name__)
 N_TEXTS = 8  # of the neutral text
-LEAST, SHARE = (
-    0.01,
-    0.1,
-)  # allowed on any text, in nats a token or probability: this, or a share of the adapter's effect
+LEAST = 0.02  # nats a token, or probability, that a merge may be off on any text: rounding to 16 bits does that
+SHARE = 0.2  # of what the adapter changes, where that is more
 BYTES_A_WEIGHT = 6  # while merging: float32, and 16 bits beside it
 
 

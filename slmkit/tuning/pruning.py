@@ -71,6 +71,10 @@ class Pruned:
         """Blocks of the base that are gone."""
         return tuple(i for i in range(self.blocks) if i not in self.kept)
 
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {**asdict(self), "folder": str(self.folder)}
+
 
 def prune(
     model: str,
@@ -282,7 +286,7 @@ def _write(
 
 
 def _write_card(made: Pruned, out: Path) -> None:
-    facts = {name: value for name, value in asdict(made).items() if name != "folder"}
+    facts = {name: value for name, value in made.to_dict().items() if name != "folder"}
     facts |= {"versions": footprint.versions(), "created_utc": datetime.now(UTC).isoformat(timespec="seconds")}
     (out / CARD).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     how = {

@@ -1,4 +1,5 @@
-"""Trains and applies LoRA adapters in mlx-lm's file layout: for labels with a head on the last token, or for answers.
+"""Trains and applies LoRA adapters in mlx-lm's file layout, or trains the weights themselves: for labels with a head on
+the last token, or for answers.
 
 Logits over the vocabulary are computed where an answer's token is predicted and nowhere else; for labels not at all.
 """
@@ -24,7 +25,7 @@ from slmkit.assets import ModelSource
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _course as course
 from slmkit.backends import _shared as shared
-from slmkit.backends._mlx import loop
+from slmkit.backends._mlx import full, loop
 from slmkit.backends._mlx.model import head_of, hidden_size, pool, vocabulary
 from slmkit.backends.base import LoRAConfig, Progress, Watch
 from slmkit.errors import AssetError, InputError, SlmkitError
@@ -36,19 +37,24 @@ LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together
 class Classifier(nn.Module):
     """A causal model's blocks with LoRA, and a float32 head on the last token's hidden state."""
 
-    def __init__(self, net: nn.Module, n_classes: int, seed: int, y: np.ndarray, lengths: Sequence[int]) -> None:
+    def __init__(
+        self, net: nn.Module, n_classes: int, config: LoRAConfig, y: np.ndarray, lengths: Sequence[int]
+    ) -> None:
         super().__init__()
+        self._class_weights = np.ones(n_classes) if config.class_weights is None else np.array(config.class_weights)
         self.net, self._lengths = net, np.asarray(lengths)
         self._y = np.asarray(y, dtype=np.float32 if np.ndim(y) == 2 else np.int64)  # probabilities (n, C), or indices
         width = hidden_size(net)
         self.head = nn.Linear(width, n_classes)
-        self.head.weight = 0.02 * mx.random.normal((n_classes, width), key=mx.random.key(seed))
+        self.head.weight = 0.02 * mx.random.normal((n_classes, width), key=mx.random.key(config.seed))
         self.head.bias = mx.zeros(n_classes)
 
     def loss(self, tokens: mx.array, some: np.ndarray, batch: np.ndarray) -> mx.array:
         """Share of some rows (B, T) in the mean cross-entropy of a batch."""
         logits = self._logits(tokens, some)
-        return nn.losses.cross_entropy(logits, mx.array(self._y[some]), reduction="sum") / len(batch)
+        y = self._y[some]
+        counts = mx.array(self._class_weights[y] if y.ndim == 1 else np.ones(len(y)), dtype=mx.float32)
+        return nn.losses.cross_entropy(logits, mx.array(y), counts, reduction="sum") / len(batch)
 
     def right(self, tokens: mx.array, some: np.ndarray) -> list[bool]:
         """Which of some rows (B, T) get their own label."""
@@ -71,6 +77,8 @@ class Answerer(nn.Module):
     def __init__(self, net: nn.Module, pairs: Sequence[shared.Pair]) -> None:
         super().__init__()
         self.net, self._own_head, self._pairs = net, head_of(net), tuple(pairs)
+        names = [name for name, _ in tree_flatten(net.trainable_parameters())]
+        self._head_is_trained = any(".layers." not in name and "norm" not in name for name in names)
 
     def loss(self, tokens: mx.array, some: np.ndarray, batch: np.ndarray) -> mx.array:
         """Share of some rows (B, T) in the mean cross-entropy over the answers' tokens of a batch.
@@ -85,7 +93,9 @@ class Answerer(nn.Module):
         total = mx.array(0.0)
         for first in range(0, len(spots), at_once):
             part = wanted[first : first + at_once]
-            total = total + mx.checkpoint(partial(self._chunk, part))(states[first : first + at_once])
+            chunk = partial(self._chunk, part)  # a checkpoint passes no gradient to the head's own weights
+            once = chunk if self._head_is_trained else mx.checkpoint(chunk)
+            total = total + once(states[first : first + at_once])
         return total / self.count(batch)
 
     def _chunk(self, wanted: mx.array, states: mx.array) -> mx.array:
@@ -116,9 +126,9 @@ class How:
 def train(
     net: nn.Module, rows: list[list[int]], y: np.ndarray, n_train: int, n_classes: int, how: How
 ) -> list[dict[str, float]]:
-    """Train adapter and head on the first token rows, the others held out, and write both; see `Backend.train_lora`."""
-    parameters = add_lora(net, how.config)
-    classifier = Classifier(net, n_classes, how.config.seed, y, [len(row) for row in rows])
+    """Train adapter (or weights) and head on the first token rows, the others held out; see `Backend.train_lora`."""
+    parameters = _prepared(net, how.config, head=False)
+    classifier = Classifier(net, n_classes, how.config, y, [len(row) for row in rows])
     history = _fit(classifier, rows, y.tolist(), n_train, parameters, how)
     head = {"weight": classifier.head.weight, "bias": classifier.head.bias}
     arrays = {name: array.astype(mx.float32) for name, array in head.items()}
@@ -127,10 +137,18 @@ def train(
 
 
 def train_completion(net: nn.Module, pairs: Sequence[shared.Pair], n_train: int, how: How) -> list[dict[str, float]]:
-    """Train an adapter on the first answers, the others held out, and write it; see `Backend.train_completion`."""
-    parameters = add_lora(net, how.config)
+    """Train on the first answers, the others held out, and write what was trained; see `Backend.train_completion`."""
+    parameters = _prepared(net, how.config, head=True)
     rows, starts = [pair.read for pair in pairs], [pair.start for pair in pairs]
     return _fit(Answerer(net, pairs), rows, starts, n_train, parameters, how)
+
+
+def _prepared(net: nn.Module, config: LoRAConfig, *, head: bool) -> dict[str, Any] | None:
+    """Put LoRA in place and return mlx-lm's settings for it, or open the weights themselves and return None."""
+    if config.trains == "weights":
+        full.open_up(net, config, head=head)
+        return None
+    return add_lora(net, config)
 
 
 def _fit(
@@ -138,10 +156,11 @@ def _fit(
     rows: Sequence[Sequence[int]],
     targets: Sequence[int],
     n_train: int,
-    parameters: dict[str, Any],
+    parameters: dict[str, Any] | None,
     how: How,
 ) -> list[dict[str, float]]:
-    """Run the training and write the adapter; `SlmkitError` when it did not move (LoRA does not reach its layers)."""
+    """Run the training and write what was trained; `SlmkitError` when it did not move (no gradient reaches it)."""
+    before = full.glimpse(learner.net) if parameters is None else {}
     training = loop.Loop(learner, rows, n_train, how.config)
     under_way = _memory.Training(how.source.name, "mlx", how.bits, training.held_bytes)
     dtype = str(next(a for _, a in tree_flatten(learner.net.parameters()) if a.dtype != mx.uint32).dtype)
@@ -150,6 +169,9 @@ def _fit(
     lengths = [len(row) for row in rows[:n_train]]
     history = course.Course(training, lengths, how.config, how.watch, how.callback, whole, exact).run()
     del under_way
+    if parameters is None:
+        full.save(learner.net, how.out, before, how.source)
+        return history
     weights = dict(tree_flatten(learner.net.trainable_parameters()))
     if not any(bool(mx.any(array != 0)) for name, array in weights.items() if name.endswith("lora_b")):
         raise SlmkitError(f"training of {how.source.name} moved no adapter weight; mlx-lm cannot tune it")
@@ -175,8 +197,8 @@ def add_lora(net: Any, config: LoRAConfig) -> dict[str, Any]:
     return {"fine_tune_type": "lora", "num_layers": n_blocks, "lora_parameters": lora}
 
 
-def apply(net: nn.Module, folder: Path, source: ModelSource, tokenizer: Any) -> None:
-    """Put a trained adapter on a loaded model.
+def apply(net: nn.Module, folder: Path, source: ModelSource, bits: int, tokenizer: Any) -> None:
+    """Put a trained adapter on a loaded model, or trained weights in it.
 
     Raises
     ------
@@ -186,6 +208,8 @@ def apply(net: nn.Module, folder: Path, source: ModelSource, tokenizer: Any) -> 
         Files missing or unreadable, or trained on another model or chat template.
     """
     _checks.check_adapter(folder, source, "mlx", tokenizer)
+    if _checks.holds_weights(folder):
+        return full.restore(net, folder, source, bits)
     _checks.check_adapter_files(folder, ("adapter_config.json", "adapters.safetensors"))
     try:
         facts = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))

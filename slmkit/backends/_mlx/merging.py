@@ -36,7 +36,7 @@ def merge(source: ModelSource, bits: int, adapter: Path, out: Path, dtype: str =
     """
     net = weights.load(source, bits, "float32").net
     tokenizer = AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
-    lora.apply(net, adapter, source, tokenizer)
+    lora.apply(net, adapter, source, bits, tokenizer)
     found = [(name, module) for name, module in net.named_modules() if isinstance(module, LoRALinear)]
     net.update_modules(tree_unflatten([(name, module.fuse(dequantize=True)) for name, module in found]))
     net = dequantize_model(net)

@@ -216,6 +216,11 @@ class MLXModel(LanguageModel):
         self._check_alive()
         return shared.chat_prompt(self._tokenizer, messages, self.source.name)
 
+    def dialogue_prompt(self, messages: Sequence[Mapping[str, str]]) -> str:
+        """What the model reads before it answers; what looks like a special token in a message is inert."""
+        self._check_alive()
+        return completions.prompt(self.source, self._tokenizer, messages)
+
     def weight_bytes(self) -> int:
         """Bytes of the base model's weights as stored; an adapter is not counted."""
         self._check_alive()

@@ -13,12 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import nn
 
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import prefix, scoring, traits
 from slmkit.backends.base import LoRAConfig
+from slmkit.errors import InputError
 
 LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together; a place of a large vocabulary has 256,000
 
@@ -42,12 +42,20 @@ class Objective(Protocol):
 class LastToken:
     """Cross-entropy of a float32 head on the last token's hidden state; no vocabulary logits are computed.
 
-    `y` holds class indices (n,) or the classes' probabilities (n, C).
+    `y` holds class indices (n,) or the classes' probabilities (n, C), `weights` what the loss of each class counts.
     """
 
-    def __init__(self, head: nn.Linear, y: np.ndarray, lengths: Sequence[int]) -> None:
+    def __init__(
+        self, head: nn.Linear, y: np.ndarray, lengths: Sequence[int], weights: Sequence[float] | None = None
+    ) -> None:
         self.head, self.lengths = head, np.asarray(lengths)
+        self.class_weights = None if weights is None else torch.tensor(weights, device=head.weight.device)
         self.y = torch.as_tensor(y, dtype=torch.float32 if y.ndim == 2 else torch.int64, device=head.weight.device)
+
+    @property
+    def scale(self) -> float:
+        """What the vectors that the head was trained on are, as a multiple of those that `embed` gives."""
+        return 1.0
 
     def parameters(self) -> list[nn.Parameter]:
         return list(self.head.parameters())
@@ -56,19 +64,43 @@ class LastToken:
         return int(self.lengths[batch].sum())
 
     def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
-        loss = nn.functional.cross_entropy(self._logits(hidden, rows), self.y[rows], reduction="sum") / len(batch)
+        loss = self._loss(self._logits(hidden, rows), self.y[rows]) / len(batch)
         loss.backward()
         return loss.item()
 
     def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
         logits, y = self._logits(hidden, rows), self.y[rows]
-        loss = nn.functional.cross_entropy(logits, y, reduction="sum").item()
+        loss = self._loss(logits, y).item()
         own = y.argmax(dim=1) if y.ndim == 2 else y
         return {"loss": loss, "of": len(rows), "accuracy": int((logits.argmax(dim=1) == own).sum())}
 
+    def _loss(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cross_entropy(logits, y, weight=self.class_weights, reduction="sum")
+
+    def vectors(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        """What the head reads of each row: float32, (B, H)."""
+        return hidden[torch.arange(len(rows)), torch.as_tensor(self.lengths[rows] - 1)].float()
+
     def _logits(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        last = hidden[torch.arange(len(rows)), torch.as_tensor(self.lengths[rows] - 1)]  # (B, H)
-        return self.head(last.float())  # (B, n_classes)
+        return self.head(self.vectors(hidden, rows))  # (B, n_classes)
+
+
+class MeanToken(LastToken):
+    """The same on the mean over a row's tokens, as `scoring.embed` gives it for an encoder: of length one.
+
+    The head is trained on that vector at the length hidden states commonly have, for from one of length one it learns
+    slowly; its weights are scaled when they are written.
+    """
+
+    @property
+    def scale(self) -> float:
+        return float(self.head.in_features**0.5)
+
+    def vectors(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
+        lengths = torch.as_tensor(self.lengths[rows], device=hidden.device)[:, None]
+        mask = torch.arange(hidden.shape[1], device=hidden.device) < lengths  # (B, T)
+        mean = (hidden.float() * mask.unsqueeze(-1)).sum(1) / lengths
+        return self.scale * nn.functional.normalize(mean, dim=1)
 
 
 class Answers:
@@ -95,7 +127,8 @@ class Answers:
             states.requires_grad_(True)
             logits = scoring.logits_of(self.head, self.config, states)  # (n, V)
             loss = nn.functional.cross_entropy(logits, wanted, reduction="sum") / self.count(batch)
-            slopes += torch.autograd.grad(loss, states)
+            loss.backward()  # to the states, and to the head where it is trained too
+            slopes.append(torch.as_tensor(states.grad))
             total += loss.item()
         picked.backward(torch.cat(slopes))
         return total
@@ -124,6 +157,14 @@ def blocks_of(model: nn.Module) -> nn.ModuleList:
     return max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
 
 
+def last_of(model: nn.Module, last_blocks: int) -> list[nn.Module]:
+    """The last blocks of a model; `InputError` for more than it has."""
+    blocks = blocks_of(model)
+    if not 1 <= last_blocks <= len(blocks):
+        raise InputError(f"last_blocks must be between 1 and {len(blocks)} for this model; got {last_blocks}")
+    return list(blocks)[-last_blocks:]
+
+
 class Loop:
     """The torch side of a training: masters in float32, gradients added up over micro-batches.
 
@@ -145,7 +186,7 @@ class Loop:
 
     def __init__(
         self,
-        model: PeftModel,
+        model: Any,
         objective: Objective,
         rows: Sequence[Sequence[int]],
         n_train: int,
@@ -155,10 +196,11 @@ class Loop:
         key: Mapping[str, Any],
     ) -> None:
         self.model, self.objective, self.rows, self.n_train = model, objective, [list(row) for row in rows], n_train
-        self.body = scoring.body_of(model.base_model.model)
+        self.body = scoring.body_of(model)
         self.pad_id, self.config, self.where, self.key = pad_id, config, where, key
         self.border = traits.rope_border(self.body.config)
-        named = {n: p for n, p in model.named_parameters() if "lora_" in n and p.requires_grad}
+        self.no_cache = {"use_cache": False} if model.get_output_embeddings() is not None else {}  # encoders have none
+        named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.lora = list(named.values())
         self.masters = [p.detach().float().clone().requires_grad_(True) for p in self.lora]
         self.trained = [*self.masters, *objective.parameters()]
@@ -250,7 +292,7 @@ class Loop:
             given = {"input_ids": ids}
         else:
             given = {"inputs_embeds": nn.utils.rnn.pad_sequence([self.states(i) for i in rows], batch_first=True)}
-        hidden: torch.Tensor = self.body(**given, attention_mask=mask, use_cache=False).last_hidden_state
+        hidden: torch.Tensor = self.body(**given, attention_mask=mask, **self.no_cache).last_hidden_state
         return hidden
 
     def _hand_down(self) -> None:

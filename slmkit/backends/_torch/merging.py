@@ -6,13 +6,15 @@ What is written is a plain Hugging Face folder; quantise and measure it again (t
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from slmkit.assets import ModelSource
-from slmkit.backends._torch import loading, quantise, training
+from slmkit.backends import _checks
+from slmkit.backends._torch import full, loading, quantise, training
 
 
 def merge(source: ModelSource, bits: int, adapter: Path, out: Path, dtype: str = "float32") -> None:
@@ -41,7 +43,10 @@ def merge(source: ModelSource, bits: int, adapter: Path, out: Path, dtype: str =
         model = loading.load_module(source, 16, torch.float32, cpu)
         if bits != 16:
             take_dequantised(model, loading.load_module(source, bits, torch.float32, cpu))
-    merged = training.with_adapter(model, adapter, source).merge_and_unload()
+    if _checks.holds_weights(adapter):
+        merged: Any = full.restore(model, adapter, source, bits)
+    else:
+        merged = training.with_adapter(model, adapter, source).merge_and_unload()
     merged.to(getattr(torch, dtype))
     merged.save_pretrained(str(out), safe_serialization=True)
     loading.load_tokenizer(source).save_pretrained(str(out))

@@ -1,4 +1,5 @@
-"""LoRA on the blocks' linear layers: for labels with a head on the last token's hidden state, or for answers.
+"""Tunes by LoRA on the blocks' linear layers or by training weights: for labels with a head on the hidden states,
+or for answers.
 
 Weights are loaded anew for training (a model that has scored may hold buffers that no gradient passes), batches hold
 rows of like length, and blocks below the first trained one run once, not in every epoch.
@@ -24,14 +25,16 @@ from slmkit.backends import _completions as completions
 from slmkit.backends import _course as course
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
-from slmkit.backends._torch import loading, loop
+from slmkit.backends._torch import full, loading, loop
 from slmkit.backends.base import LoRAConfig, Progress, Watch
 from slmkit.errors import AssetError, InputError, SlmkitError
 
 
-def attach(model: nn.Module, adapter: Path, source: ModelSource, tokenizer: Any) -> nn.Module:
-    """The model with a saved adapter in place; `AssetError` names what does not fit."""
+def attach(model: nn.Module, adapter: Path, source: ModelSource, bits: int, tokenizer: Any) -> nn.Module:
+    """The model with a saved adapter or saved weights in place; `AssetError` names what does not fit."""
     _checks.check_adapter(adapter, source, "bnb", tokenizer)
+    if _checks.holds_weights(adapter):
+        return full.restore(model, adapter, source, bits)
     wrapped = with_adapter(model, adapter, source)
     dtype = next(p.dtype for p in model.parameters() if p.is_floating_point())
     for name, parameter in wrapped.named_parameters():
@@ -67,18 +70,20 @@ def train(
     callback: Progress | None,
     watch: Watch,
 ) -> list[dict[str, float]]:
-    """Train and write adapter and head to `out`; see `Backend.train_lora`."""
+    """Train and write adapter (or weights) and head to `out`; see `Backend.train_lora`."""
     shared.check_training(texts, y, n_classes, config, course.problems(watch, n_classes))
-    opened = _open(source, bits, config)
+    opened = _open(source, bits, config, head=False)
     head = nn.Linear(opened.model.config.hidden_size, n_classes).to(opened.where)  # float32
     nn.init.normal_(head.weight, std=0.02)
     nn.init.zeros_(head.bias)
     more, known = watch.held_out or ((), ())
     rows = shared.encode(opened.tokenizer, [*texts, *more], config.max_length, opened.context)
     targets = shared.targets(y, known, n_classes)
-    objective = loop.LastToken(head, targets, [len(row) for row in rows])
+    reads: type[loop.LastToken] = loop.MeanToken if source.kind == "encoder" else loop.LastToken
+    objective = reads(head, targets, [len(row) for row in rows], config.class_weights)
     history = _fit(opened, rows, targets, len(texts), objective, config, out, callback, watch)
-    save_file({"weight": head.weight.detach().cpu(), "bias": head.bias.detach().cpu()}, out / "head.safetensors")
+    weight = head.weight.detach().cpu() * objective.scale
+    save_file({"weight": weight, "bias": head.bias.detach().cpu()}, out / "head.safetensors")
     return history
 
 
@@ -93,10 +98,10 @@ def train_completion(
     callback: Progress | None,
     watch: Watch,
 ) -> list[dict[str, float]]:
-    """Train on answers and write the adapter to `out`; see `Backend.train_completion`."""
+    """Train on answers and write the adapter or the weights to `out`; see `Backend.train_completion`."""
     completions.check(prompts, answers, config, course.problems(watch))
-    opened = _open(source, bits, config)
-    base = opened.model.base_model.model
+    opened = _open(source, bits, config, head=True)
+    base: Any = opened.model
     pairs, n_train = completions.training_pairs(
         opened.tokenizer,
         prompts,
@@ -112,11 +117,12 @@ def train_completion(
 
 @dataclass(frozen=True)
 class _Opened:
-    """Weights loaded for one training, LoRA in place."""
+    """Weights loaded for one training, LoRA in place (`wrapped` around the model) or the weights themselves opened."""
 
     source: ModelSource
     bits: int
-    model: PeftModel
+    model: Any
+    wrapped: PeftModel | None
     tokenizer: Any
     where: torch.device
 
@@ -126,14 +132,19 @@ class _Opened:
         return getattr(self.model.config, "max_position_embeddings", None)
 
 
-def _open(source: ModelSource, bits: int, config: LoRAConfig) -> _Opened:
+def _open(source: ModelSource, bits: int, config: LoRAConfig, *, head: bool) -> _Opened:
+    _checks.check_whole_bits(bits, config)
     torch.manual_seed(config.seed)
     where = devices.pick_device()
     dtype = devices.choose_dtype(None, where)
     loading.check_architecture(source)
     tokenizer = loading.load_tokenizer(source)
-    model = _with_lora(loading.load_module(source, bits, dtype, where), config, dtype)
-    return _Opened(source, bits, model, tokenizer, where)
+    model, wrapped = loading.load_module(source, bits, dtype, where), None
+    if config.trains == "weights":
+        full.open_up(model, config, head=head)
+    else:
+        wrapped = _with_lora(model, config, dtype)
+    return _Opened(source, bits, model, wrapped, tokenizer, where)
 
 
 def _fit(
@@ -151,14 +162,18 @@ def _fit(
     key = {"model": opened.source.revision, "bits": opened.bits, **exact}
     pad = opened.tokenizer.pad_token_id
     training = loop.Loop(opened.model, objective, rows, n_train, pad, config, opened.where, key)
+    before = full.glimpse(opened.model) if opened.wrapped is None else {}
     under_way = _memory.Training(opened.source.name, "bnb", opened.bits, training.held_bytes)
     dtype = str(training.lora[0].dtype).removeprefix("torch.")
     whole = course.identity(opened.source, "bnb", opened.bits, dtype, rows, targets) | {"device": opened.where.type}
     lengths = [len(row) for row in rows[:n_train]]
     history = course.Course(training, lengths, config, watch, callback, whole, exact).run()
     del under_way
-    _check_moved(opened.model)
-    opened.model.save_pretrained(str(out), safe_serialization=True)
+    if opened.wrapped is None:
+        full.save(opened.model, out, before)
+    else:
+        _check_moved(opened.wrapped)
+        opened.wrapped.save_pretrained(str(out), safe_serialization=True)
     _checks.write_adapter_facts(out, opened.source, "bnb", opened.bits, opened.tokenizer)
     return history
 
@@ -170,8 +185,7 @@ def _with_lora(model: nn.Module, config: LoRAConfig, dtype: torch.dtype) -> Peft
     n_blocks = len(loop.blocks_of(model))
     chosen = None
     if config.last_blocks is not None:
-        if not 1 <= config.last_blocks <= n_blocks:
-            raise InputError(f"last_blocks must be between 1 and {n_blocks} for this model; got {config.last_blocks}")
+        loop.last_of(model, config.last_blocks)
         chosen = list(range(n_blocks - config.last_blocks, n_blocks))
     lora = LoraConfig(
         r=config.rank,
@@ -180,6 +194,7 @@ def _with_lora(model: nn.Module, config: LoRAConfig, dtype: torch.dtype) -> Peft
         target_modules=sorted(names),
         layers_to_transform=chosen,
         layers_pattern=_blocks_name(model) if chosen else None,
+        exclude_modules=r".*pooler.*" if hasattr(model, "pooler") else None,  # it reads no token's hidden state
     )
     model.requires_grad_(False)
     wrapped = get_peft_model(model, lora, autocast_adapter_dtype=False)

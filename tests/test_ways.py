@@ -1,0 +1,345 @@
+"""Every way to tune, for labels and for answers, on both backends: it learns, comes back from disk, refuses plainly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+import slmkit
+from slmkit import assets, backends, classify, estimate, recipe, ways
+from slmkit.__main__ import app
+from slmkit.assets import ModelSource
+from slmkit.backends.base import TRAINED, Backend, LoRAConfig
+from slmkit.classify import LoRAClassifier
+from slmkit.errors import AssetError, InputError, NotEnoughMemory
+from slmkit.estimate import terms as parts
+from slmkit.estimate.terms import Use
+
+ASKED = ["Is this fraud?", "The train is late again. Is it, or will you say that it is not late?", "Call now?", "Hi"]
+TOLD = ["Yes, call the bank.", "No.", "Yes.", "Thanks for the flowers, they are lovely."]
+GOOD = ["see you at lunch tomorrow", "the train is late again", "thanks for the flowers", "lovely to see you"]
+BAD = ["you have won a free prize", "confirm your password now", "claim your prize now", "your card is blocked now"]
+TEXTS = [f"{text} {n}" for n in range(4) for pair in zip(GOOD, BAD, strict=True) for text in pair]
+LABELS = ["ham", "spam"] * (len(TEXTS) // 2)
+WHOLE = LoRAConfig(
+    epochs=4, batch_size=4, learning_rate=1e-3, max_length=64, max_batch_tokens=512, trains="weights"
+)  # fmt: skip
+
+
+@pytest.fixture(params=["bnb", "mlx"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    found = backends.get(request.param)
+    ok, why = found.is_available()
+    if not ok:
+        pytest.skip(why)
+    return found
+
+
+@pytest.fixture
+def answers(tiny_chat_decoder: ModelSource, tmp_path: Path) -> Callable[..., tuple[list[float], Path]]:
+    """Losses of a training on the four dialogues, and its folder."""
+
+    def run(engine: Backend, **changes: Any) -> tuple[list[float], Path]:
+        prompts = engine.dialogue_prompts(tiny_chat_decoder, [[{"role": "user", "content": text}] for text in ASKED])
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        out.mkdir()
+        config = replace(WHOLE, **changes)
+        history = engine.train_completion(tiny_chat_decoder, prompts, TOLD, bits=16, config=config, out=out)
+        return [entry["loss"] for entry in history], out
+
+    return run
+
+
+def stored_names(path: Path) -> set[str]:
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        return set(file.keys())
+
+
+# weights themselves
+
+
+@pytest.mark.parametrize("last_blocks", [None, 1])
+def test_trained_weights_come_back_as_the_tuned_model(
+    backend: Backend, tiny_chat_decoder: ModelSource, answers: Callable[..., Any], last_blocks: int | None
+) -> None:
+    losses, out = answers(backend, last_blocks=last_blocks)
+    assert losses[-1] < (0.4 if last_blocks is None else 0.9) * losses[0]
+    prompts = backend.dialogue_prompts(tiny_chat_decoder, [[{"role": "user", "content": text}] for text in ASKED])
+    with backend.load(tiny_chat_decoder, adapter=out) as model:
+        nats, n_tokens = model.answer_loglikelihood(prompts, TOLD)
+    assert -nats.sum() / n_tokens.sum() < losses[-1] + 0.05
+    names = stored_names(out / TRAINED)
+    of_blocks = {name for name in names if ".layers." in name}
+    assert names == of_blocks if last_blocks else len(names - of_blocks) == 2  # the tied table, and the last norm
+    assert not any(".layers.0." in name for name in names) if last_blocks else True
+
+
+def test_both_backends_take_the_same_steps(answers: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    if not backends.get("mlx").is_available()[0]:
+        pytest.skip("mlx does not run here")
+    monkeypatch.setattr("slmkit.backends._torch.device.best_dtype", lambda _: (torch.float32, "as mlx trains"))
+    torch_losses, mlx_losses = (answers(backends.get(n), learning_rate=2e-4, epochs=3)[0] for n in ("bnb", "mlx"))
+    assert torch_losses[2] < 0.9 * torch_losses[0]
+    np.testing.assert_allclose(torch_losses, mlx_losses, rtol=0.005)
+
+
+def test_chunks_of_logits_give_the_head_the_whole_gradient(
+    backend: Backend, answers: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = answers(backend)
+    module = "slmkit.backends._torch.loop" if backend.name == "bnb" else "slmkit.backends._mlx.lora"
+    monkeypatch.setattr(f"{module}.LOGITS_AT_ONCE", 1)
+    np.testing.assert_allclose(answers(backend)[0], whole, rtol=0.03)
+
+
+def test_weights_of_another_model_and_altered_ones_are_refused(
+    backend: Backend, tiny_decoder: ModelSource, tiny_chat_decoder: ModelSource, answers: Callable[..., Any]
+) -> None:
+    _, out = answers(backend, epochs=1)
+    other = replace(tiny_decoder, name="another-model", revision="sha256:other")
+    with pytest.raises(AssetError, match=r"was trained on .*tiny-chat-decoder.*, not on another-model"):
+        backend.load(other, adapter=out)
+    with pytest.raises(InputError, match="take the place of .* own: bits must be 16; got 4"):
+        backend.load(tiny_chat_decoder, bits=4, adapter=out)
+    content = bytearray((out / TRAINED).read_bytes())
+    content[-3] ^= 1
+    (out / TRAINED).write_bytes(content)
+    with pytest.raises(AssetError, match=r"trained\.safetensors was altered"):
+        backend.load(tiny_chat_decoder, adapter=out)
+
+
+def test_weights_in_few_bits_are_not_trained(backend: Backend, tiny_decoder: ModelSource, tmp_path: Path) -> None:
+    said = "full training changes the weights themselves, which needs 16 bits; got 4"
+    with pytest.raises(InputError, match=said):
+        backend.train_lora(
+            tiny_decoder, TEXTS, np.arange(len(TEXTS)) % 2, n_classes=2, bits=4, config=WHOLE, out=tmp_path
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_training_weights_takes_is_counted_as_it_is_trained(tiny_decoder: ModelSource) -> None:
+    torch = pytest.importorskip("torch")
+    from slmkit.backends._torch import full, loading
+
+    net = estimate.network_of(tiny_decoder.folder)
+    for blocks in (None, 1):
+        model = loading.load_module(tiny_decoder, 16, torch.bfloat16, torch.device("cpu"))
+        opened = full.open_up(model, LoRAConfig(last_blocks=blocks, trains="weights"), head=True)
+        counted = sum(p.numel() for p in full.trained(opened).values())
+        predicted = parts.whole_parameters(net, Use(16, "full", last_blocks=blocks))
+        assert predicted == pytest.approx(counted, rel=0.002)
+
+
+def test_memory_is_asked_for_weights_and_not_for_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLMKIT_MEMORY_LIMIT", "2GB")
+    with pytest.raises(NotEnoughMemory, match="to train"):
+        estimate.check_fits("smollm2-135m-instruct", 16, training=True, full=True)
+    assert estimate.check_fits("smollm2-135m-instruct", 16, training=True)
+    assert estimate.check_fits("smollm2-135m-instruct", 16, training=True, full=True, last_blocks=2)
+
+
+# labels
+
+
+@pytest.mark.parametrize("way", ways.WAYS)
+def test_every_way_learns_labels_and_comes_back(tiny_decoder: ModelSource, tmp_path: Path, way: str) -> None:
+    how = {"learning_rate": 1e-3} if way == "full" else {"learning_rate": 3e-3}
+    tuned = LoRAClassifier(str(tiny_decoder.folder), way=way, epochs=4, batch_size=8, **how).fit(TEXTS, LABELS)
+    proba = tuned.predict_proba(TEXTS)
+    assert (proba.argmax(axis=1) == np.array([0, 1] * (len(TEXTS) // 2))).mean() > 0.9
+    again = classify.load(tuned.save(tmp_path / "saved"))
+    np.testing.assert_allclose(again.predict_proba(TEXTS), proba, atol=1e-5)
+    facts = again.facts()
+    assert facts["bits"] == (4 if way == "qlora" else 16)
+    assert facts["stored_bytes"] < (1.05 if way == "full" else 3) * tuned._language_model().weight_bytes()
+    if way == "last-k":
+        config = json.loads((tmp_path / "saved" / "adapter" / "adapter_config.json").read_text())
+        assert config["layers_to_transform"] == [1]
+
+
+@pytest.mark.parametrize("way", ["lora", "full"])
+def test_an_encoder_learns_labels_from_the_mean_of_its_tokens(
+    tiny_encoder: ModelSource, tmp_path: Path, way: str
+) -> None:
+    how = {"way": way, "epochs": 8, "learning_rate": 3e-3, "batch_size": 8, "backend": "bnb"}
+    tuned = LoRAClassifier(str(tiny_encoder.folder), **how).fit(TEXTS, LABELS)
+    losses = [entry["loss"] for entry in tuned.history_]
+    assert losses[-1] < 0.3 * losses[0] and tuned.score(TEXTS, LABELS) > 0.95
+    proba = tuned.predict_proba(TEXTS)
+    near = np.mean([-np.log(row[LABELS[i] == "spam"]) for i, row in enumerate(proba.tolist())])
+    assert near < losses[-1] + 0.1  # what was trained is what is asked
+    again = classify.load(tuned.save(tmp_path / "saved"))
+    np.testing.assert_allclose(again.predict_proba(TEXTS), proba, atol=1e-5)
+    saved = tmp_path / "saved" / "adapter" / ("adapter_model.safetensors" if way == "lora" else TRAINED)
+    assert not any("pooler" in name for name in stored_names(saved))
+
+
+def test_an_encoder_on_mlx_and_answers_of_an_encoder_are_refused(
+    tiny_encoder: ModelSource, tmp_path: Path, backend: Backend
+) -> None:
+    with pytest.raises(InputError, match="encoder"):
+        backend.train_completion(tiny_encoder, ["a"], ["b"], bits=16, config=WHOLE, out=tmp_path)
+    if backend.name == "mlx":
+        with pytest.raises(InputError, match="mlx-lm runs decoders only"):
+            LoRAClassifier(str(tiny_encoder.folder), backend="mlx").fit(TEXTS, LABELS)
+
+
+def test_records_of_today_and_of_before_the_ways_are_one_configuration() -> None:
+    of_old = {"alpha", "batch_size", "epochs", "last_blocks", "learning_rate", "max_batch_tokens", "max_length", "rank"}
+    params = LoRAClassifier.settled(LoRAClassifier().get_params())
+    assert set(params) - {"model", "bits", "backend", "seed"} == of_old and params["learning_rate"] == 5e-4
+    assert LoRAClassifier.settled(LoRAClassifier(way="full").get_params())["learning_rate"] == 1e-4
+
+
+def test_a_folder_of_few_bits_says_how_many(tiny_decoder: ModelSource, tmp_path: Path) -> None:
+    slmkit.quantize(str(tiny_decoder.folder), bits=4, out=tmp_path / "small", backend="bnb")
+    name = str(tmp_path / "small")
+    tuned = LoRAClassifier(name, epochs=1).fit(TEXTS, LABELS)
+    assert tuned.facts()["bits"] == 4
+    assert ways.choose("qlora", None, None, assets.resolve(name), writes=True) == (4, None)
+    for way in ("full", "lora"):
+        with pytest.raises(InputError, match=f"method '{way}' .*small is stored in 4 bits"):
+            LoRAClassifier(name, way=way).fit(TEXTS, LABELS)
+
+
+# what a training takes from its own rows
+
+
+@pytest.fixture
+def uneven() -> tuple[list[str], list[str]]:
+    """Thirty rows that are ham and six that are spam, told apart by nothing but noise."""
+    rng = np.random.default_rng(0)
+    words = ["bank", "train", "parcel", "phone", "lunch", "price", "news", "card", "letter", "flower", "link", "fee"]
+    texts = [" ".join(rng.choice(words, 5)) + f" {i}" for i in range(36)]
+    return texts, ["ham"] * 30 + ["spam"] * 6
+
+
+@pytest.mark.parametrize("name", ["bnb", "mlx", "dummy"])
+def test_balanced_classes_make_a_rare_class_as_likely(
+    tiny_decoder: ModelSource, uneven: tuple[list[str], list[str]], name: str
+) -> None:
+    if not backends.get(name).is_available()[0]:
+        pytest.skip(f"{name} does not run here")
+    model = "dummy" if name == "dummy" else str(tiny_decoder.folder)
+    how: dict[str, Any] = {"backend": name, "epochs": 3, "batch_size": 36, "learning_rate": 3e-3, "checks": False}
+    plain, balanced = (
+        LoRAClassifier(model, **how, class_weight=w).fit(*uneven).predict_proba(uneven[0])[:, 1].mean()
+        for w in (None, "balanced")
+    )
+    assert plain < balanced and balanced - plain > 0.02
+
+
+def test_class_weights_are_those_of_scikit_learn() -> None:
+    from sklearn.utils.class_weight import compute_class_weight
+
+    codes = np.array([0] * 7 + [1] * 2 + [2])
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=codes)
+    np.testing.assert_allclose(recipe.class_weights("balanced", codes, 3), expected)
+    assert recipe.class_weights(None, codes, 3) is None
+    with pytest.raises(InputError, match="class_weight must be 'balanced' or None; got 'even'"):
+        recipe.class_weights("even", codes, 2)
+
+
+def test_the_length_that_99_of_100_texts_need_is_read_and_the_cut_ones_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    texts = [f"{text} {n}" for n, text in enumerate(["short one", "a long row"] * 100)]
+    texts[17] = "x" * 90
+    with caplog.at_level("WARNING"):
+        tuned = LoRAClassifier("dummy", max_length=None, epochs=1, checks=False).fit(texts, ["a", "b"] * 100)
+    assert tuned.max_length_ == 16 and "row 17 longer, cut at the end" in caplog.text
+    again = classify.load(tuned.save(tmp_path / "saved"))
+    np.testing.assert_allclose(again.predict_proba(texts[16:19]), tuned.predict_proba(texts[16:19]))
+    assert again.max_length_ == 16
+
+
+def test_early_stopping_keeps_the_best_epoch_and_learns_no_row_it_measures(
+    uneven: tuple[list[str], list[str]],
+) -> None:
+    texts, labels = uneven
+    codes = np.array([label == "spam" for label in labels], dtype=np.int64)
+    learned, checked = recipe.validation(texts, codes, ["ham", "spam"], 0.1, 0)
+    assert not set(learned) & set(checked)
+    assert set(codes[checked]) == {0, 1} == set(codes[learned])
+    tuned = LoRAClassifier("dummy", epochs=60, learning_rate=0.05, early_stopping=True, checks=False).fit(*uneven)
+    losses = [entry["held_out_loss"] for entry in tuned.history_ if "held_out_loss" in entry]
+    assert len(losses) < 60 and tuned.history_[-1]["stopped_early"] == 1
+    assert losses.index(min(losses)) == len(losses) - 3  # two epochs without a lower one
+    own = tuned.predict_proba([texts[i] for i in checked])[np.arange(len(checked)), codes[checked]]
+    assert -np.log(own).mean() == pytest.approx(min(losses), abs=1e-4)
+
+
+def test_a_class_that_cannot_be_validated_on_is_named() -> None:
+    texts, labels = [f"text number {n}" for n in range(11)], ["a"] * 10 + ["b"]
+    with pytest.raises(InputError, match="holds rows back for validation, and these allow none: class 'b' has one row"):
+        LoRAClassifier("dummy", early_stopping=True, checks=False).fit(texts, labels)
+    with pytest.raises(InputError, match="validation_share must be between 0 and 1; got 1"):
+        LoRAClassifier("dummy", early_stopping=True, validation_share=1, checks=False).fit(texts, labels)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1e-3, 1e30, float("nan")])
+def test_a_learning_rate_out_of_any_range_is_refused(rate: float) -> None:
+    with pytest.raises(InputError, match="learning_rate must be above 0 and at most 1"):
+        LoRAClassifier("dummy", learning_rate=rate).fit(TEXTS, LABELS)
+
+
+# the command
+
+
+def rows(path: Path, n: int = 6) -> Path:
+    frame = pd.DataFrame({"text": TEXTS[: 8 * n], "label": LABELS[: 8 * n]})
+    frame["text"] = [f"{text} {word}" for text, word in zip(frame["text"], iter_words(), strict=False)]
+    frame.to_csv(path, index=False)
+    return path
+
+
+def iter_words() -> list[str]:
+    rng = np.random.default_rng(3)
+    return ["".join(rng.choice(list("abcdefghijklmnop"), 12)) for _ in TEXTS]
+
+
+def test_the_command_tunes_on_labels_and_says_what_the_floor_does(tiny_decoder: ModelSource, tmp_path: Path) -> None:
+    out = tmp_path / "tuned"
+    command = ["tune", str(tiny_decoder.folder), str(rows(tmp_path / "rows.csv")), "-o", str(out)]
+    command += ["--method", "full", "--last-k", "1", "--lr", "2e-3", "--epochs", "8", "--backend", "bnb", "--json"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    saved = json.loads((out / "tuning.json").read_text(encoding="utf-8"))
+    assert told["n_train"] + told["n_test"] == len(TEXTS) == saved["n_train"] + saved["n_test"]
+    again = classify.load(out)
+    assert again.way == "full" and again.last_blocks == 1
+    truth = pd.read_csv(tmp_path / "rows.csv").set_index("text")["label"]
+    share = np.mean(again.predict(truth.index) == truth)
+    assert share > 0.9 and told["accuracy_low"] < told["accuracy"] <= told["accuracy_high"]
+    assert saved["scores"]["accuracy"] == told["accuracy"] and saved["floor"]["accuracy"] == told["floor_accuracy"]
+    again.release()
+
+
+def test_the_command_says_in_words_whether_it_was_worth_it(tmp_path: Path) -> None:
+    command = ["tune", "dummy", str(rows(tmp_path / "rows.csv")), "-o", str(tmp_path / "tuned"), "--epochs", "6"]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0, done.output
+    assert "floor, on the same rows:" in done.output and "It does not beat the floor" in done.output
+    again = CliRunner().invoke(app, command)
+    assert again.exit_code == 2 and "out must be a new or an empty folder" in again.output
+
+
+def test_dialogues_refuse_what_is_for_labels_and_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["tune", "dummy", "domain_dialogues", "-o", str(tmp_path / "x"), "--balanced"])
+    assert done.exit_code == 2 and "class_weight belong to rows with labels" in done.output
+    (tmp_path / "file").write_text("mine")
+    command = ["tune", "dummy", str(rows(tmp_path / "rows.csv")), "-o", str(tmp_path / "file" / "x")]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 2 and f"out must lie where this user may write; {tmp_path / 'file'}" in done.output
