@@ -99,7 +99,7 @@ def run(model: str, backend: str, kills: int, seed: int, folder: Path) -> dict[s
 
 
 def warm_up(backend: str, model: str) -> None:
-    """Import what every child needs. mlx must not compute before the fork: its threads would be missing in the child."""
+    """Import what every child needs. mlx must not compute before the fork: a child would lack its threads."""
     from slmkit import assets, backends
 
     if backend == "mlx":
