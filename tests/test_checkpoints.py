@@ -108,6 +108,18 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
     assert not (tmp_path / "kept").exists()
 
 
+def test_weights_trained_as_a_whole_go_on_too(
+    train: Callable[..., Any], backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend.name == "dummy":
+        pytest.skip("the dummy backend has a head alone")
+    monkeypatch.setattr(course, "REPORT_EVERY_S", 0)
+    config, watch = replace(LORA, trains="weights", last_blocks=1, epochs=2), Watch(checkpoints=tmp_path / "kept")
+    with pytest.raises(KeyboardInterrupt):
+        train(watch, config, callback=Interrupt(3))
+    assert same(train(watch, config)[0], train(config=config)[0])
+
+
 def test_a_training_that_is_told_to_stop_leaves_what_it_learned_and_goes_on_later(
     train: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
