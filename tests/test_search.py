@@ -21,6 +21,7 @@ from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError
 from slmkit.tuning import rates
 from slmkit.tuning import rows as material
+from slmkit.tuning.labels import tune_labels
 
 WORDS = {
     "ham": ["lunch", "train", "flowers", "lovely", "tomorrow"],
@@ -86,6 +87,18 @@ def test_a_range_test_on_dialogues_ends_where_the_loss_diverges(tiny_chat_decode
 def test_bounds_that_make_no_test_are_refused(table: Path, bounds: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="rates must be 0 < low < high <= 1, and steps at least 10"):
         slmkit.find_lr("dummy", str(table), **bounds)
+
+
+def test_texts_under_two_labels_are_left_out_and_said_so(
+    table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    frame = pd.read_csv(table)
+    frame.loc[len(frame)] = [frame["text"][0], "spam" if frame["label"][0] == "ham" else "ham"]
+    frame.to_csv(table, index=False)
+    with caplog.at_level("WARNING"):
+        told = tune_labels("dummy", str(table), out=tmp_path / "out", epochs=1)
+    assert "2 rows dropped because the same text stands under two labels" in caplog.text
+    assert told.n_train + told.n_test == 59
 
 
 # search

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from dataclasses import asdict, dataclass
@@ -18,6 +19,7 @@ from slmkit.errors import InputError
 from slmkit.floor import FloorClassifier
 from slmkit.lora import LoRAClassifier
 
+log = logging.getLogger(__name__)
 FILE = "tuning.json"
 SIGNIFICANT = 0.05
 
@@ -117,6 +119,8 @@ def tune_labels(
     if not task.labels:
         raise InputError(f"task {task.name!r} turns texts into texts; labels are needed")
     split = data.split(task.load(), seed=seed, train=train, test=test)
+    for note in split.warnings:
+        log.warning("%s: %s", task.name, note)
     leaked = leaks.check({"train": split.train, "test": split.test}, within=False).n_leaking
     texts, labels = split.train["text"].tolist(), split.train["label"].tolist()
     asked, truth = split.test["text"].tolist(), split.test["label"].tolist()
