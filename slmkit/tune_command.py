@@ -6,12 +6,14 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slmkit.console import Lines, about
 from slmkit.errors import InputError
+
+if TYPE_CHECKING:
+    from slmkit.console import Lines
 
 STOPPED = 130
 
@@ -63,6 +65,7 @@ def tune(
     finished trials), and the same command goes on from them.
     """
     from slmkit import backends, dialogues
+    from slmkit.console import Lines, about
 
     lines, partial = Lines(), out.with_name(out.name + ".partial")
     if found := backends.unfinished(partial):

