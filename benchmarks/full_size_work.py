@@ -32,11 +32,11 @@ def store(folder: Path, bits: int) -> dict[str, Any]:
 
 def qlora_step(folder: Path, bits: int, rows: int, tokens: int, last_blocks: int | None) -> dict[str, Any]:
     """One step of slmkit's training, rank 16 on all linear layers of the blocks, on random token ids."""
-    import torch
     from torch import nn
 
+    from slmkit.backends import _course
     from slmkit.backends._torch import device, loop, training
-    from slmkit.backends.base import LoRAConfig
+    from slmkit.backends.base import LoRAConfig, Watch
 
     model, where, dtype = load(folder, bits)
     config = LoRAConfig(
@@ -44,12 +44,13 @@ def qlora_step(folder: Path, bits: int, rows: int, tokens: int, last_blocks: int
     )
     ids = np.random.default_rng(0).integers(3, model.config.vocab_size, (rows, tokens)).tolist()
     head = nn.Linear(model.config.hidden_size, 2).to(where)
-    labels = torch.arange(rows) % 2
+    labels = np.arange(rows) % 2
     wrapped = training._with_lora(model, config, dtype)
     objective = loop.LastToken(head, labels, [tokens] * rows)
-    one_step = loop.Loop(wrapped, objective, ids, 0, config, where)
+    one_step = loop.Loop(model, objective, ids, rows, 0, config, where, {"model": str(folder), "bits": bits})
+    course = _course.Course(one_step, [tokens] * rows, config, Watch(), None, {}, {})
     began = time.perf_counter()
-    (entry,) = one_step.run(None)
+    (entry,) = course.run()
     device.synchronize(where)
     moved = any(bool(p.detach().any()) for name, p in wrapped.named_parameters() if "lora_B" in name)
     return {

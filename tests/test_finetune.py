@@ -255,7 +255,7 @@ def test_the_command_goes_on_or_keeps_what_there_is(
     [
         ({"method": "lorra"}, "unknown method 'lorra'. Did you mean 'lora'"),
         ({"bits": 4}, "method 'lora' takes bits 16; got 4"),
-        ({"last_blocks": 2}, "last_blocks must go with method 'last-k' only"),
+        ({"last_blocks": 2}, "last_blocks must go with methods 'last-k' and 'full' only"),
         ({"data": pd.DataFrame({"q": ["a"], "a": ["b"]})}, "dialogues need the column messages, or the columns prompt"),
         ({"data": table().assign(answer=["", *["No."] * 11])}, "row 1: a turn needs a content that is not empty"),
         ({"data": pd.DataFrame({"messages": [[{"role": "user", "content": "a"}] * 2]})}, "must be the assistant's"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -74,6 +75,7 @@ class Templated:
 
     chat_template = "user: <end_of_turn>"
     eos_token_id = 7
+    added_tokens_decoder: ClassVar[dict[int, object]] = {}
 
     def __init__(self, *roles: str) -> None:
         self.roles = roles
