@@ -86,11 +86,11 @@ def loss_falls(out: Outcome) -> Finding | None:
         mend = "take a smaller learning_rate (a third), and look at the first rows"
         return Finding(name, FAIL, f"it rises: {said}", "the training diverged; the model is spoilt", mend, evidence)
     if last > 0.98 * min(first, guess):
-        rather = f", where guessing gives {guess:.3f}" if out.n_classes else ""
+        what = "it does not fall" if last > 0.98 * first else f"it ends where guessing does ({guess:.3f})"
         return Finding(
             name,
             WARN,
-            f"it does not fall: {said}{rather}",
+            f"{what}: {said}",
             "hardly anything was learned",
             "train for more epochs or with a larger learning_rate; check that labels belong to their texts",
             evidence,

@@ -70,9 +70,15 @@ def examine(folder: str | Path) -> list[Finding]:
         No such folder, or one that holds neither.
     """
     saved = read(Path(folder))
-    found = [_whole(saved), *_earlier(saved)]
+    found = _now(saved)
+    said = {finding.name for finding in found}
+    return [*found, *(finding for finding in _earlier(saved) if finding.name not in said)]
+
+
+def _now(saved: Saved) -> list[Finding]:
+    """What is found in a folder as it is."""
     source, problem = _base(saved)
-    found.append(problem)
+    found = [_whole(saved), problem]
     if source is None or saved.kind not in ("labels", "answers"):
         return found
     out = _outcome(saved, source)

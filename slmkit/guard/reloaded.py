@@ -154,14 +154,14 @@ def last_token_read(out: Outcome) -> Finding | None:
 
 
 def answers_end(out: Outcome) -> Finding | None:
-    """Greedy answers end by themselves."""
+    """A greedy answer ends by itself; the first that does is enough."""
     if out.model is None or out.n_classes is not None:
         return None
     asked, most = _prompts(out)
-    written = out.model.generate(asked, most)
-    endless = sum(one.finish_reason != "stop" for one in written)
-    evidence = {"endless": endless, "asked": len(asked), "max_new_tokens": most}
-    if endless == len(asked):
+    written = (out.model.generate([prompt], most)[0] for prompt in asked)
+    ended = next((one for one in written if one.finish_reason == "stop"), None)
+    evidence = {"asked": len(asked), "max_new_tokens": most}
+    if ended is None:
         return Finding(
             "answers end",
             WARN,
@@ -170,7 +170,7 @@ def answers_end(out: Outcome) -> Finding | None:
             "see that EOS is in the labels (pad == eos masks it), and train for more epochs",
             evidence,
         )
-    return fine("answers end", f"{len(asked) - endless} of {len(asked)} within {most} tokens", **evidence)
+    return fine("answers end", f"one ended after {ended.n_new_tokens} tokens", n_new_tokens=ended.n_new_tokens)
 
 
 def asked_as_trained(out: Outcome) -> Finding | None:
