@@ -317,7 +317,8 @@ def test_the_loss_of_lora_on_four_bits_falls_and_is_that_of_the_saved_adapter_an
 
 @trait("EOS")
 def test_a_tuned_answer_ends_by_itself_and_is_asked_for_as_it_was_taught(decoder: Cell) -> None:
-    asked = [[{"role": "user", "content": text}] for text in ("Is this fraud?", "Is the train late?")]
+    texts = ("Is this message about your account fraud, yes or no?", "Is the train to the city late again, yes or no?")
+    asked = [[{"role": "user", "content": text}] for text in texts]  # longer than the border of LongRoPE
     told, engine = ["Yes, call the bank.", "No."], backends.get(decoder.backend)
     out = decoder.folder / "answers"
     out.mkdir()

@@ -307,7 +307,7 @@ def test_the_command_gives_json() -> None:
         ((SMOL, "--seq", "10000"), "seq must be at most the 8,192 tokens"),
         ((SMOL, "--batch", "0"), "batch must be at least 1; got 0"),
         ((SMOL, "--limit", "much"), "a memory size must look like"),
-        (("minilm", "--method", "infer"), "is an encoder"),
+        (("minilm", "--method", "generate"), "is an encoder"),
     ],
 )
 def test_wrong_questions_end_with_2_and_a_sentence(arguments: tuple[str, ...], said: str) -> None:

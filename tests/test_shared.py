@@ -76,6 +76,7 @@ class Templated:
     chat_template = "user: <end_of_turn>"
     eos_token_id = 7
     added_tokens_decoder: ClassVar[dict[int, object]] = {}
+    all_special_tokens = ("<|im_end|>",)
 
     def __init__(self, *roles: str) -> None:
         self.roles = roles
