@@ -237,7 +237,7 @@ def test_the_command_goes_on_or_keeps_what_there_is(
     nothing = CliRunner().invoke(app, [*command, "--keep-partial"])
     assert nothing.exit_code == 2 and "holds no checkpoint: there is nothing to keep" in nothing.output
     with monkeypatch.context() as patch:
-        patch.setattr("slmkit.tune_command.about", lambda event: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("slmkit.console.about", lambda event: (_ for _ in ()).throw(KeyboardInterrupt))
         stopped = CliRunner().invoke(app, command)
     assert stopped.exit_code == 130 and f"{partial} keeps step 1 of 3. The same command" in stopped.output
     other = CliRunner().invoke(app, [*command, "--epochs", "2"])
