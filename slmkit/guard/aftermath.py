@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from slmkit import architectures, assets, tensors
+from slmkit.backends.base import TRAINED
 from slmkit.errors import SlmkitError
 from slmkit.guard.findings import FAIL, WARN, Check, Finding, fine
 from slmkit.guard.plan import Outcome
 
 ADAPTER_FILES = ("adapter_model.safetensors", "adapters.safetensors")  # of PEFT, of mlx-lm
-TRAINED = "trained.safetensors"  # weights that take the place of the model's own
 LOOKED_AT = 20  # of those, as many are compared with the model's own
 BLOCK = 64  # values that share a scale when a head is quantised
 
