@@ -49,7 +49,7 @@ def test_the_fit_is_no_worse_than_scipy_s() -> None:
     for _ in range(20):
         errors = np.clip(power(N, 0.1, 1.0, 0.5) + rng.normal(0, 0.015, 5), 0, 1)
         ours = law.fit(SIZES, errors[None]).error(N)[0]
-        theirs, _ = curve_fit(law, N, errors, p0=(0.1, 1.0, 0.5), bounds=([0, 0, 0.05], [1, np.inf, 2.0]))
+        theirs, _ = curve_fit(power, N, errors, p0=(0.1, 1.0, 0.5), bounds=([0, 0, 0.05], [1, np.inf, 2.0]))
         loss = ((power(N, *theirs) - errors) ** 2).sum()
         assert ((ours - errors) ** 2).sum() <= 1.02 * loss + 1e-6
 
