@@ -8,8 +8,7 @@ from pathlib import Path
 
 from sample_runs import a_floor, a_run
 
-from slmkit import report, tasks
-from slmkit.report import cards
+from slmkit import cards, report, tasks
 from slmkit.runs import write_run
 from slmkit.study import folder
 

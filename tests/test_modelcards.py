@@ -9,10 +9,9 @@ import pytest
 import yaml
 
 import slmkit
-from slmkit import modelcards
+from slmkit import cards, modelcards
 from slmkit.assets import ModelSource
 from slmkit.classify import LoRAClassifier
-from slmkit.report import cards
 
 HOSTILE = 'evil: [x]\n---\n# <script>alert(1)</script> | `a` \\ "q" \x1b[31m\u202e\ufffe {{ }} ![p](http://x/y.png)'
 

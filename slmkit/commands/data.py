@@ -38,8 +38,7 @@ def list_(as_json: AsJson = False) -> None:
 @app.command(short_help="The card of a data set.")
 def show(name: Annotated[str, typer.Argument(metavar="NAME", help="A task's name.")]) -> None:
     """Print the card of a data set: what the rows are, how they came about, what to beware of, the licence."""
-    from slmkit import tasks, text
-    from slmkit.report import cards
+    from slmkit import cards, tasks, text
 
     task = tasks.named(name)
     print(text.clean_document(task.card, cards.MAX_CHARACTERS))

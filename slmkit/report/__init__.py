@@ -20,10 +20,9 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from slmkit import files, plots, text
+from slmkit import cards, files, plots, text
 from slmkit.errors import InputError
 from slmkit.plots.footprint import drop_buttons
-from slmkit.report import cards
 from slmkit.report.tables import bits_table, details_table, facts, scores_table
 from slmkit.runs import Run, read_run
 from slmkit.runs.configurations import FOOTPRINTS, Configuration, configurations, setups, told_apart

@@ -13,7 +13,7 @@ from typing import IO
 
 import pandas as pd
 
-from slmkit import files
+from slmkit import cards, files
 from slmkit.data import Split
 from slmkit.errors import InputError
 from slmkit.runs import Run, read_run
@@ -53,14 +53,9 @@ def write_split(split: Split, path: Path, data_sha256: str, seed: int, licence: 
             splitfile.save(split, hashes, data_sha256=data_sha256, seed=seed, licence=licence)
 
 
-def card_file(out: Path, data_sha256: str) -> Path:
-    """Where a study keeps the card of the data it ran on."""
-    return out / "cards" / f"{data_sha256[:12]}.md"
-
-
 def write_card(out: Path, data_sha256: str, card: str) -> None:
     """Keep the card of the data beside the runs, so that a report can show it wherever it is made."""
-    path = card_file(out, data_sha256)
+    path = cards.kept_at(out, data_sha256)
     with files.on_disk(path, KEPT):
         path.parent.mkdir(parents=True, exist_ok=True)
         files.replace(path, card)
