@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import slmkit
 from slmkit import __main__ as cli
 from slmkit import data, jobs, plots, splits
-from slmkit import learning_curve as curve
+from slmkit.curves import learning as curve
 from slmkit.curves.learning import LearningCurve
 from slmkit.errors import InputError, SlmkitError
 from slmkit.runs import read_runs
