@@ -42,12 +42,6 @@ def no_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def server() -> Iterator[LoopbackServer]:
-    with loopback_server() as running:
-        yield running
-
-
-@pytest.fixture
 def target(tmp_path: Path) -> Path:
     return tmp_path / "files" / "rows.bin"
 

@@ -28,15 +28,6 @@ TOLD = ["Yes, call the bank.", "No.", "Yes.", "Thanks for the flowers, they are 
 CONFIG = LoRAConfig(rank=4, alpha=8, epochs=2, batch_size=4, learning_rate=5e-3, max_length=64, max_batch_tokens=512)
 
 
-@pytest.fixture(params=["bnb", "mlx"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    found = backends.get(request.param)
-    ok, why = found.is_available()
-    if not ok:
-        pytest.skip(why)
-    return found
-
-
 @pytest.fixture
 def train(backend: Backend, tiny_chat_decoder: ModelSource, tmp_path: Path) -> Callable[..., list[float]]:
     """Losses of a training on the four dialogues."""

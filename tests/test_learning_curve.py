@@ -60,15 +60,6 @@ def measured(table: Path, tmp_path_factory: pytest.TempPathFactory) -> LearningC
     return slmkit.learning_curve(table, **WHOLE, out=tmp_path_factory.mktemp("curve"))
 
 
-@pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The jobs that children were started for."""
-    started: list[dict[str, Any]] = []
-    run_child = jobs.run_child
-    monkeypatch.setattr(jobs, "run_child", lambda job, **more: started.append(job) or run_child(job, **more))
-    return started
-
-
 @pytest.fixture(scope="module")
 def crossing(tmp_path_factory: pytest.TempPathFactory) -> LearningCurve:
     """A flat floor that LoRA passes at 100 labels, and a prompt below it."""
@@ -270,9 +261,9 @@ def test_the_picture_has_bands_points_floor_level_and_crossing(crossing: Learnin
     assert any(note.startswith("ahead of the floor<br>from about 1") for note in said)
     assert list(figure.layout.xaxis.tickvals) == [*SIZES, 512] and figure.layout.xaxis.type == "log"
     assert "n = 1000 test rows, 3 seeds" in figure.layout.title.subtitle.text.replace("<br>", " ")
-    with pytest.raises(InputError, match="needs points and the columns task"):
+    with pytest.raises(InputError, match=r"must have rows and the columns task, .*; lacks \['kind'\]"):
         plots.learning_curve(found.frame.drop(columns="kind"))
-    with pytest.raises(InputError, match="needs points"):
+    with pytest.raises(InputError, match=r"has no row of kind 'point'; got \['fit'\]"):
         plots.learning_curve(found.frame[found.frame["kind"] == "fit"])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from engines import available
 from typer.testing import CliRunner
 
 import slmkit
@@ -33,15 +34,6 @@ LABELS = ["ham", "spam"] * (len(TEXTS) // 2)
 WHOLE = LoRAConfig(
     epochs=4, batch_size=4, learning_rate=1e-3, max_length=64, max_batch_tokens=512, trains="weights"
 )  # fmt: skip
-
-
-@pytest.fixture(params=["bnb", "mlx"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    found = backends.get(request.param)
-    ok, why = found.is_available()
-    if not ok:
-        pytest.skip(why)
-    return found
 
 
 @pytest.fixture
@@ -87,8 +79,7 @@ def test_trained_weights_come_back_as_the_tuned_model(
 
 def test_both_backends_take_the_same_steps(answers: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    if not backends.get("mlx").is_available()[0]:
-        pytest.skip("mlx does not run here")
+    available("mlx")
     monkeypatch.setattr("slmkit.backends._torch.device.best_dtype", lambda _: (torch.float32, "as mlx trains"))
     torch_losses, mlx_losses = (answers(backends.get(n), learning_rate=2e-4, epochs=3)[0] for n in ("bnb", "mlx"))
     assert torch_losses[2] < 0.9 * torch_losses[0]
@@ -230,8 +221,7 @@ def uneven() -> tuple[list[str], list[str]]:
 def test_balanced_classes_make_a_rare_class_as_likely(
     tiny_decoder: ModelSource, uneven: tuple[list[str], list[str]], name: str
 ) -> None:
-    if not backends.get(name).is_available()[0]:
-        pytest.skip(f"{name} does not run here")
+    available(name)
     model = "dummy" if name == "dummy" else str(tiny_decoder.folder)
     how: dict[str, Any] = {"backend": name, "epochs": 3, "batch_size": 36, "learning_rate": 3e-3, "checks": False}
     plain, balanced = (

@@ -116,7 +116,7 @@ def opened(folder: Path, identity: Mapping[str, Any], exact: Mapping[str, Any]) 
         probe = folder / f".{PREFIX}probe"
         _write(probe, [b"probe"])
         probe.unlink()
-    with _alone(folder):
+    with files.locked(folder, f"another training uses {folder}: wait for it, or choose another folder"):
         yield Store(folder, identity, exact)
 
 
@@ -205,24 +205,3 @@ def _sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder, where the system has file locks; one that is held already is refused."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another training uses {folder}: wait for it, or choose another folder") from error
-        except OSError:
-            log.debug("the disk of %s has no locks", folder)
-        yield
-    finally:
-        os.close(handle)
