@@ -32,7 +32,7 @@ Child = Callable[[], subprocess.Popen[bytes]]
 QUICK = fetch.Policy(tries=3, stall_s=20, back_off_s=0.01)
 IMPATIENT = fetch.Policy(tries=3, stall_s=0.3, back_off_s=0.01)
 KEPT = re.escape("What came is kept; the same command goes on")
-CHILD = "import pathlib, sys; from slmkit import fetch; fetch.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
+CHILD = "import pathlib, sys; from slmkit.files import fetch; fetch.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
 
 
 @pytest.fixture(autouse=True)

@@ -40,7 +40,9 @@ HUB_FILES = {"data/test.csv": b"t", TRAIN[0]: b"zero", TRAIN[1]: b"one"}
 ALL = [f"rows/{name}" for name in HUB_FILES]
 OBTAIN = """
 import json, sys
-from slmkit import errors, fetch, sources
+from slmkit import errors
+from slmkit.assets import sources
+from slmkit.files import fetch
 try:
     paths = sources.obtain(sources.HubData(**json.loads(sys.argv[1])), "rows", policy=fetch.Policy(2, 20, 0.01))
     print(json.dumps([path.relative_to(sources.data_dir()).as_posix() for path in paths]))
