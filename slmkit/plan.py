@@ -101,7 +101,8 @@ class Step:
         if self.problem or self.source is None or self.bits is None:
             return self.problem
         try:
-            estimate.check_fits(self.source, self.bits, training=self.trains_weights, **_sizes(self.params))
+            check = estimate.check_training if self.trains_weights else estimate.check_fits
+            check(self.source, self.bits, **_sizes(self.params))
         except NotEnoughMemory as error:
             return error
         return None

@@ -22,6 +22,7 @@ class Planted:
     """A learner of one weight: what goes wrong with it, and when, is told to it."""
 
     bears: int = 10**9  # tokens at once
+    spares: int = 0  # tokens at once that it bears when it computes anew on the way back; 0 where it cannot
     losses: dict[int, float] = field(default_factory=dict)  # by the number of the call
     norms: dict[int, float] = field(default_factory=dict)
     held_out: list[float] = field(default_factory=list)
@@ -44,6 +45,11 @@ class Planted:
 
     def free(self) -> None:
         pass
+
+    def recompute(self) -> bool:
+        spared, self.bears = self.spares, self.spares or self.bears
+        self.spares = 0
+        return bool(spared)
 
     def count(self, batch: np.ndarray) -> int:
         return len(batch)
