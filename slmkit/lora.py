@@ -71,6 +71,8 @@ class LoRAClassifier(ModelClassifier):
     checkpoints : str, Path or None
         Set it to a folder of this one fit: a fit of the same rows goes on from what is there, to the same bits, and
         clears it at its end. No parameter, since clones (cross-validation's) must not share a folder.
+    keeps_checkpoints : bool
+        Set it to True and `fit` leaves them, for you to remove (`slmkit.backends.clear_checkpoints`) when it is saved.
     stop : threading.Event or None
         Set it to an event; once that is set, `fit` ends after the present step with what it has learned.
     """
@@ -79,6 +81,7 @@ class LoRAClassifier(ModelClassifier):
     needs = "decoder"  # what a study tunes; an encoder is tuned where this class is given one
     trains_weights = True
     checkpoints: str | Path | None = None
+    keeps_checkpoints = False
     stop: threading.Event | None = None
     later: ClassVar[Mapping[str, Any]] = {
         "checks": True,
@@ -175,9 +178,13 @@ class LoRAClassifier(ModelClassifier):
             self.guard_ = watch.after(plan, Path(folder), self.history_, early) if self.checks else {}
         if "stopped" in self.history_[-1]:  # half a training need not pass
             return
-        if kept is not None:
-            backends.clear_checkpoints(kept)
-        watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
+        clears = True  # also where a check fails
+        try:
+            watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
+            clears = not self.keeps_checkpoints
+        finally:
+            if kept is not None and clears:
+                backends.clear_checkpoints(kept)
 
     def _check_fits(self, source: ModelSource, bits: int, last_blocks: int | None, longest: int) -> bool:
         """Whether memory asks for blocks to be computed anew; a training that it does not suffice for is refused.

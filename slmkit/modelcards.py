@@ -216,8 +216,12 @@ def of_tuning(adapter: Path) -> tuple[Data, dict[str, Any], list[Score]]:
 
 def _of_dialogues(values: Mapping[str, Any]) -> tuple[Data, dict[str, Any], list[Score]]:
     named = {name: value for name, value in (values.get("data") or {}).items() if name in Data.__dataclass_fields__}
-    rows = f"{values['n_train']} answers learned, {values['n_test']} held out"
+    back = f", {values['n_validation']} held back to stop by" if values.get("n_validation") else ""
+    rows = f"{values['n_train']} answers learned{back}, {values['n_test']} held out"
     recipe = {"method": values.get("method"), "bits of the base": values.get("bits"), **(values.get("config") or {})}
+    recipe |= {"computed in": values["computed_in"]} if values.get("computed_in") else {}
+    if any("recomputed" in entry for entry in values.get("history") or ()):
+        recipe["memory"] = "blocks computed anew on the way back"
     scores = []
     for key, words in (("learned", "the held-out answers"), ("forgotten", "a neutral text")):
         change = values.get(key) or {}
