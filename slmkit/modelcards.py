@@ -250,6 +250,12 @@ def _load_lines(model: str, base: Base, bits: int, adapter: str, use: str) -> st
     return "\n".join(["import slmkit", "", first, ask, f"    print({use})"])
 
 
+def load_whole(kind: str) -> str:
+    """Lines that load a folder of weights of their own and use it; `kind` is "decoder" or "encoder"."""
+    use = 'model.generate(["..."])[0].text' if kind == "decoder" else 'model.embed(["..."]).shape'
+    return f'import slmkit\n\nwith slmkit.load("THIS_FOLDER", bits=16) as model:\n    print({use})'
+
+
 def write(folder: Path, card: Card) -> Path:
     """Write a card into a folder, replacing an earlier one."""
     path = folder / FILE
