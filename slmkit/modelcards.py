@@ -166,16 +166,18 @@ def _base_in(known: Mapping[str, Any]) -> Base:
 def for_tuning(values: Mapping[str, Any], base: Base, adapter_bytes: int) -> Card:
     """The card of an adapter that learned dialogues, from what its finetune.json says."""
     data, recipe, scores = _of_dialogues(values)
+    whole = values.get("method") == "full"
+    what = "Trained weights" if whole else "A LoRA adapter"
     return Card(
         title=f"{base.name} tuned on {data.name or 'dialogues'}",
-        summary="A LoRA adapter written by slmkit: it answers in the way of the dialogues it was tuned on.",
+        summary=f"{what}, written by slmkit: the model answers in the way of the dialogues it was tuned on.",
         base=base,
         library=LIBRARIES.get(str(values.get("backend")), "peft"),
-        tags=("lora", "text-generation"),
+        tags=("text-generation",) if whole else ("lora", "text-generation"),
         data=data,
         recipe=recipe,
         scores=scores,
-        footprint={"adapter": adapter_bytes},
+        footprint={"weights" if whole else "adapter": adapter_bytes},
         load=_load_lines(values["model"], base, values["bits"], "THIS_FOLDER", "model.generate([prompt])[0].text"),
         limits=LIMITS,
     )

@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from slmkit import prompts
+from slmkit.adapters.names import TRAINED as TRAINED
 from slmkit.assets import ModelSource
 from slmkit.backends import _memory
 from slmkit.backends._records import Generation, Progress, Stored, Watch
@@ -25,7 +26,6 @@ from slmkit.errors import InputError
 
 log = logging.getLogger(__name__)
 BITS = (4, 8, 16)
-TRAINED = "trained.safetensors"  # in an adapter's folder: weights that take the place of the model's own
 
 
 @dataclass(frozen=True)
