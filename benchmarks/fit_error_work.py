@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from slmkit import assets, backends, footprint, jobs, ways
+from slmkit import assets, backends, footprint, jobs
 from slmkit.backends.base import LoRAConfig
+from slmkit.training import ways
 
 STEPS = 3
 LABELS = ((" x", " y"), (" no x", " yes x"))

@@ -22,13 +22,14 @@ from typing import Any
 import pandas as pd
 
 import slmkit
-from slmkit import adapters, assets, backends, dialogues, estimate, files, forgetting, modelcards, recipe, splits, ways
+from slmkit import adapters, assets, backends, dialogues, estimate, files, modelcards, splits
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress, Watch
 from slmkit.dialogues import Dialogue
 from slmkit.errors import InputError
 from slmkit.guard import watch
 from slmkit.guard.plan import Plan
+from slmkit.training import forgetting, recipe, ways
 
 log = logging.getLogger(__name__)
 FILE = "finetune.json"
@@ -52,7 +53,7 @@ class Tuned:
         Tokens of the held-out answers.
     learned, forgotten : Change
         Perplexity before and after with a paired interval: of the held-out answers, and of a neutral text that has
-        nothing to do with them (`slmkit.forgetting`).
+        nothing to do with them (`slmkit.training.forgetting`).
     n_validation : int
         Answers held back from those to learn, for early stopping.
     """

@@ -463,7 +463,7 @@ def test_a_kill_beside_a_complete_classifier_too_and_one_before_it_loses_nothing
     rows, out = pd.DataFrame(found, columns=["text", "label"]), tmp_path / "x"
     how: dict[str, Any] = {"out": out, "backend": "dummy", "epochs": 2, "test": 8}
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # trained, and not yet scored and saved
-        patch.setattr("slmkit.lora.LoRAClassifier.predict_proba", killed)
+        patch.setattr("slmkit.classify.lora.LoRAClassifier.predict_proba", killed)
         tune_labels("dummy", rows, **how)
     done, of = backends.unfinished(tmp_path / "x.partial")
     assert done == of and not out.exists()
@@ -472,7 +472,7 @@ def test_a_kill_beside_a_complete_classifier_too_and_one_before_it_loses_nothing
         tune_labels("dummy", rows, **how, progress=lambda event: pytest.fail("it was trained before"))
     assert (out / "tuning.json").is_file() and (tmp_path / "x.partial").is_dir()
     with monkeypatch.context() as patch:
-        patch.setattr("slmkit.lora.LoRAClassifier.fit", killed)
+        patch.setattr("slmkit.classify.lora.LoRAClassifier.fit", killed)
         told = tune_labels("dummy", rows, **how)
     assert "the work is done" in caplog.text and not (tmp_path / "x.partial").exists()
     assert told.accuracy == json.loads((out / "tuning.json").read_text())["accuracy"] and told.folder == out

@@ -14,14 +14,15 @@ import pytest
 from typer.testing import CliRunner
 
 import slmkit
-from slmkit import adapters, assets, backends, classify, estimate, recipe, tensors, ways
+from slmkit import adapters, assets, backends, classify, estimate
 from slmkit.__main__ import app
-from slmkit.assets import ModelSource
+from slmkit.assets import ModelSource, tensors
 from slmkit.backends.base import TRAINED, Backend, LoRAConfig
 from slmkit.classify import LoRAClassifier
 from slmkit.errors import AssetError, InputError, NotEnoughMemory
 from slmkit.estimate import terms as parts
 from slmkit.estimate.terms import Use
+from slmkit.training import recipe, ways
 from slmkit.tuning import merging
 
 ASKED = ["Is this fraud?", "The train is late again. Is it, or will you say that it is not late?", "Call now?", "Hi"]

@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from slmkit import assets, files, tensors
+from slmkit import assets, files
 from slmkit.adapters.names import LAYOUTS, NAMES, TRAINED
+from slmkit.assets import tensors
 from slmkit.errors import InputError
 
 
