@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 import slmkit
-from slmkit import backends, dialogues, leaks, splits
+from slmkit import backends, dialogues, splits
 from slmkit.__main__ import app
 from slmkit.assets import ModelSource
 from slmkit.backends import _completions as completions
@@ -24,6 +24,7 @@ from slmkit.backends import _shared as shared
 from slmkit.backends.base import Backend, LoRAConfig
 from slmkit.classify import LoRAClassifier
 from slmkit.errors import InputError
+from slmkit.splits import leaks
 from slmkit.tuning.labels import tune_labels
 
 ASKED = ["Is this fraud?", "The train is late again. Is it, or will you say that it is not late?", "Call now?", "Hi"]
