@@ -145,6 +145,42 @@ def test_the_command_shows_a_table_the_answer_and_the_page(
     assert wrong.exit_code == 2 and "at least two sizes are needed" in wrong.stderr
 
 
+@pytest.mark.parametrize("command", [["study", "--out"], ["learning-curve", "--sizes", "16,32", "--out"]])
+def test_rows_of_ones_own_are_read_alike_by_both_commands(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    plans: list[Any] = []
+
+    def caught(plan: Any, *_: Any) -> Any:
+        plans.append(plan)
+        raise SlmkitError("this far")
+
+    monkeypatch.setattr(slmkit.study, "carry_out", caught)
+    rows = pd.read_csv(table)
+    rows.loc[:2, "label"] = "Fraud"
+    learned, tested = rows.iloc[::2], pd.concat([rows.iloc[1::2], rows.iloc[[0]]])
+    for name, part in (("learned", learned), ("tested", tested)):
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+    asked = [command[0], str(tmp_path / "learned.csv"), *command[1:], str(tmp_path / "out"), "--models", "dummy"]
+    asked += ["--methods", "lora", "--test-file", str(tmp_path / "tested.csv"), "--relabel"]
+    leaks = CliRunner().invoke(cli.app, asked)
+    assert leaks.exit_code == 2 and "--allow-leaks" in leaks.output and not plans
+    wrong = CliRunner().invoke(cli.app, [*asked, "--params", "last_blocks=1"])
+    assert wrong.exit_code == 2 and "--params must be JSON such as" in wrong.output
+    more = ["--allow-leaks", "--params", '{"lora": {"last_blocks": 1}}']
+    assert "this far" in CliRunner().invoke(cli.app, [*asked, *more]).output
+    (plan,) = plans
+    assert [step.params["last_blocks"] for step in plan.steps if step.method == "lora"][:1] == [1]
+    split = next(iter(plan.splits.values()))
+    assert set(split.test["text"]) == set(tested["text"]) and set(split.train["text"]) <= set(learned["text"])
+    assert set(split.train["label"]) == {"fraud", "ham", "work"}
+
+
+def test_an_argument_that_nothing_takes_is_refused(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'textcolumn'"):
+        slmkit.learning_curve(table, **WHOLE, out=tmp_path / "out", textcolumn="text")
+
+
 def test_a_crossing_is_found_with_its_interval_and_said(crossing: LearningCurve) -> None:
     found = crossing
     lora, floor = found.answers

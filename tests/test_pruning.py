@@ -107,7 +107,7 @@ def test_the_block_that_does_least_goes(four: ModelSource, tmp_path: Path, measu
     card = json.loads((made.folder / pruning.CARD).read_text())
     assert (card["kept"], card["base_revision"], card["measure"]) == ([0, 1, 3], four.revision, measure)
     words = (made.folder / "README.md").read_text()
-    assert "with 3 of 4 blocks" in words and "| blocks dropped | 2: the " in words
+    assert "with 3 of 4 blocks" in words and "| blocks dropped | `2` |" in words and "2 texts to choose" in words
 
 
 def test_distances_are_those_of_the_hidden_states(four: ModelSource) -> None:

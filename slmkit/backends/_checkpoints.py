@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,6 +141,19 @@ def clear(folder: Path) -> None:
         (folder / f".{PREFIX}probe").unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+def clear_ended(folder: Path, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Clear the folder of a training that ended with this history; False where another one is there, or none."""
+    if not folder.is_dir() or (history and "stopped" in history[-1]):
+        return False
+    found = newest(folder)
+    if found is not None and found.facts["history"] != [*history][: len(found.facts["history"])]:
+        return False
+    for left in folder.glob(".*"):  # of kills before
+        shutil.rmtree(left, ignore_errors=True)
+    clear(folder)
+    return True
 
 
 def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
