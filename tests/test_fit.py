@@ -383,3 +383,22 @@ def test_predictions_hold_here(case: fit_error.Case, real_model: str, monkeypatc
     found = jobs.run_child({"do": "measure", **job, **more}, module="benchmarks.fit_error_work")
     allowed = 0.2 if parts.number_bytes("cpu") == 2 else 0.35
     assert case.predicted().peak_bytes == pytest.approx(found["peak_bytes"], rel=allowed)
+
+
+def test_the_pairs_of_a_training_of_weights_train_weights(
+    tiny_decoder: ModelSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch")
+    from benchmarks import fit_error_work
+    from slmkit.backends.bnb import BnbBackend
+
+    asked: list[Any] = []
+    train = BnbBackend.train_lora
+    monkeypatch.setattr(
+        BnbBackend, "train_lora", lambda *a, config, **more: asked.append(config) or train(*a, config=config, **more)
+    )
+    cases = [case for case in fit_error.CASES if case.method == "full"]
+    assert [case.last_blocks for case in cases] == [None, 4] and all(case.part == "held out" for case in cases)
+    found = fit_error_work.measure(str(tiny_decoder.folder), 16, "full", 16, 4, 1)
+    fit_error_work.measure(str(tiny_decoder.folder), 16, "last-k", 16, 4, 1)
+    assert [config.trains for config in asked] == ["weights", "adapter"] and found["peak_bytes"] > 0

@@ -24,7 +24,8 @@ from slmkit.errors import AssetError, InputError, NotEnoughMemory
 from slmkit.estimate import terms as parts
 from slmkit.estimate.terms import Use
 from slmkit.training import recipe, ways
-from slmkit.tuning import merging
+from slmkit.tuning import labels, merging
+from slmkit.tuning import rows as material
 
 ASKED = ["Is this fraud?", "The train is late again. Is it, or will you say that it is not late?", "Call now?", "Hi"]
 TOLD = ["Yes, call the bank.", "No.", "Yes.", "Thanks for the flowers, they are lovely."]
@@ -336,6 +337,33 @@ def test_dialogues_refuse_what_is_for_labels_and_a_folder_that_cannot_be_written
     command = ["tune", "dummy", str(rows(tmp_path / "rows.csv")), "-o", str(tmp_path / "file" / "x")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 2 and f"out must lie where this user may write; {tmp_path / 'file'}" in done.output
+
+
+def test_rows_to_stop_by_share_no_group_with_rows_to_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["prize", "lunch", "train", "flower", "card", "letter", "phone", "news", "fee", "price", "bank", "parcel"]
+    found = [(f"{a} {b} {i}", ["ham", "spam"][i % 2], f"group {i // 4}") for i, (a, b) in enumerate(
+        (a, b) for a in words[:6] for b in words[6:])]  # fmt: skip
+    frame = pd.DataFrame(found, columns=["text", "label", "group"])
+    group = dict(zip(frame["text"], frame["group"], strict=True))
+    parts: list[tuple[Any, Any]] = []
+
+    def caught(_: Any, source: Any, texts: Any, y: Any, *, watch: Any, **__: Any) -> Any:
+        parts.append((list(texts), watch.held_out[0]))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("slmkit.backends.dummy.DummyBackend.train_lora", caught)
+    for seed in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            how: dict[str, Any] = {"out": tmp_path / "x", "seed": seed, "test": 8, "checks": False}
+            labels.tune_labels("dummy", frame, **how, early_stopping=True, validation_share=0.3, backend="dummy")
+        parts.append(tuple(
+            part.texts for part in material.of(frame, backends.get("dummy"), assets.resolve("dummy")).parted(0.3, seed)
+        ))  # fmt: skip
+    assert len(parts) == 8
+    for learned, held_out in parts:
+        assert held_out and not {group[text] for text in learned} & {group[text] for text in held_out}
+    with pytest.raises(InputError, match="groups must be one a text, 2; got 1"):
+        recipe.validation(["a", "b"], np.arange(2), ["x", "y"], 0.5, 0, ["g"])
 
 
 # weights that travel

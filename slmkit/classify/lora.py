@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,6 +74,9 @@ class LoRAClassifier(ModelClassifier):
         clears it at its end. No parameter, since clones (cross-validation's) must not share a folder.
     keeps_checkpoints : bool
         Set it to True and `fit` leaves them, for you to remove (`slmkit.backends.clear_checkpoints`) when it is saved.
+    groups : sequence or None
+        Set it to what says which texts belong together, one a text, "" for none: early stopping then holds them back
+        together.
     stop : threading.Event or None
         Set it to an event; once that is set, `fit` ends after the present step with what it has learned.
     """
@@ -83,6 +86,7 @@ class LoRAClassifier(ModelClassifier):
     trains_weights = True
     checkpoints: str | Path | None = None
     keeps_checkpoints = False
+    groups: Sequence[str] | None = None
     stop: threading.Event | None = None
     later: ClassVar[Mapping[str, Any]] = {
         "checks": True,
@@ -149,7 +153,7 @@ class LoRAClassifier(ModelClassifier):
         learned, checked = np.arange(len(texts)), np.zeros(0, dtype=np.int64)
         if self.early_stopping:
             learned, checked = recipe.validation(
-                texts, likeliest, self.classes_.tolist(), self.validation_share, self.seed
+                texts, likeliest, self.classes_.tolist(), self.validation_share, self.seed, self.groups
             )
         source = backends.prepare(source)
         self.max_length_ = own["max_length"] = recipe.max_length(self.max_length, engine, source, texts)

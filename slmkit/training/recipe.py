@@ -58,21 +58,30 @@ def class_weights(asked: str | None, codes: np.ndarray, n_classes: int) -> list[
 
 
 def validation(
-    texts: Sequence[str], codes: np.ndarray, classes: Sequence[object], share: float, seed: int
+    texts: Sequence[str],
+    codes: np.ndarray,
+    classes: Sequence[object],
+    share: float,
+    seed: int,
+    groups: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Positions of the rows to learn and of those to measure the loss on, both int64; no text is in both.
 
-    Near-copies of a text stay on its side, and every class is on both. Copies, and texts under two labels, are left out
-    of both.
+    Near-copies of a text stay on its side, rows of one group (where `groups` names them, one a text) too, and every
+    class is on both. Copies, and texts under two labels, are left out of both.
 
     Raises
     ------
     InputError
-        A class that cannot be on both sides, or a share that is none.
+        A class that cannot be on both sides, a share that is none, or groups that are not one a text.
     """
+    if groups is not None and len(groups) != len(texts):
+        raise InputError(f"groups must be one a text, {len(texts)}; got {len(groups)}")
     if not 0 < share < 1:
         raise InputError(f"validation_share must be between 0 and 1; got {share!r}")
     rows = pd.DataFrame({"text": list(texts), "label": [str(classes[code]) for code in codes], "at": range(len(texts))})
+    if groups is not None:
+        rows["group"] = list(groups)
     try:
         split = splits.split(rows, seed=seed, test_share=share)
     except InputError as error:

@@ -134,6 +134,7 @@ def tune_labels(
     asked, truth = split.test["text"].tolist(), split.test["label"].tolist()
     tuned = LoRAClassifier(model, seed=seed, **params)
     tuned.progress, tuned.checkpoints, tuned.keeps_checkpoints = progress, partial, True
+    tuned.groups = split.train["group"].tolist() if "group" in split.train else None
     if ended is not None:
         return _as_before(folder, ended, {"task": task.name, "n_train": len(texts), "params": tuned.get_params()})
     if keep_partial:

@@ -50,7 +50,8 @@ class Rows:
     def parted(self, share: float, seed: int) -> tuple[Rows, Rows]:
         """Rows to learn and rows to validate on; near-copies and groups stay on one side."""
         if self.classes:
-            learned, checked = recipe.validation(self.texts, np.array(self.targets), self.classes, share, seed)
+            codes, groups = np.array(self.targets), self.known.get("group")
+            learned, checked = recipe.validation(self.texts, codes, self.classes, share, seed, groups)
         else:
             split = splits.hold_out(self.known, seed=seed, test_share=share)
             sides = (set(part.index) for part in (split.train, split.test))
