@@ -11,6 +11,7 @@ import pytest
 
 from slmkit import adapters, backends
 from slmkit.assets import ModelSource
+from slmkit.backends import _shared as shared
 from slmkit.backends.base import LoRAConfig, Watch
 
 torch = pytest.importorskip("torch")
@@ -46,8 +47,9 @@ def test_a_cpu_computes_in_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
         assert device.best_dtype.__wrapped__("cpu")[0] == dtype
 
 
-def gradients(source: ModelSource, dtype: Any, amplified: float, size: float) -> tuple[Any, float]:
-    """Of the adapter, for a head so small that what comes back from it is small too; and the amplification left."""
+def gradients(source: ModelSource, dtype: Any, amplified: float, size: float | None) -> tuple[Any, float]:
+    """Of the adapter, and the amplification left: for labels by a head of a size (what comes back is as small), or
+    for answers."""
     from slmkit.backends._torch import device, loop, training
 
     with pytest.MonkeyPatch.context() as patch:
@@ -57,10 +59,12 @@ def gradients(source: ModelSource, dtype: Any, amplified: float, size: float) ->
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.02)
     torch.manual_seed(1)
-    head = torch.nn.Linear(opened.model.config.hidden_size, 2)
-    torch.nn.init.normal_(head.weight, std=size)
     rows = [[5 + i, 7, 9 + i, 11, 13] for i in range(8)]
-    objective = loop.LastToken(head, np.arange(8) % 2, [5] * 8)
+    objective: Any = loop.Answers(opened.model, [shared.Pair(tuple(row), (13, 2)) for row in rows])
+    if size is not None:
+        head = torch.nn.Linear(opened.model.config.hidden_size, 2)
+        torch.nn.init.normal_(head.weight, std=size)
+        objective = loop.LastToken(head, np.arange(8) % 2, [5] * 8)
     loop_ = loop.Loop(opened.model, objective, rows, 8, 0, LoRAConfig(), opened.where, {})
     assert loop_.amplified == (loop.AMPLIFIED if dtype == torch.float16 else 1)
     loop_.amplified = amplified
@@ -75,6 +79,12 @@ def test_small_gradients_live_only_in_an_amplified_loss(tiny_decoder: ModelSourc
     plain, _ = gradients(tiny_decoder, torch.float16, 1.0, 1e-7)
     off = [float((g - exact).norm() / exact.norm()) for g in (amplified, plain)]
     assert off[0] < 0.05 < 0.5 < off[1], off
+
+
+def test_answers_are_learned_from_an_amplified_loss_too(tiny_decoder: ModelSource) -> None:
+    exact, _ = gradients(tiny_decoder, torch.float32, 1.0, None)
+    amplified, _ = gradients(tiny_decoder, torch.float16, 2.0**8, None)
+    assert float((amplified - exact).norm() / exact.norm()) < 0.05
 
 
 def test_what_is_too_much_for_it_is_halved_until_it_fits(tiny_decoder: ModelSource) -> None:
