@@ -184,6 +184,7 @@ def finetune(
     )  # fmt: skip
     about: dict[str, Any] = {"slmkit": slmkit.__version__, "model": source.name, "revision": source.revision}
     about |= {"bits": bits, "method": method, "config": asdict(config), "data": _about_data(data)}
+    about |= {"dialogues": dict(zip(("learned", "held back", "held out"), map(len, rows), strict=True))}
     if ended is not None:
         return _as_before(folder, ended, about)
     width = max(max_batch_tokens, max_length)  # a row beyond the budget is a batch of its own
@@ -249,7 +250,7 @@ def _as_before(folder: Path, ended: Mapping[str, Any], about: Mapping[str, Any])
     asked = json.loads(json.dumps(about))
     if changed := [name for name in asked if name != "slmkit" and asked[name] != ended.get(name)]:
         raise InputError(
-            f"out must be a new or an empty folder; {folder} holds a complete tuning with another {', '.join(changed)}"
+            f"out must be a new or an empty folder; {folder} holds a complete tuning that differs in {', '.join(changed)}"
         )
     log.warning("the work is done: %s is complete, and the checkpoints that a kill left beside it are removed", folder)
     names = [name for name in Tuned.__dataclass_fields__ if name in ended]
@@ -291,6 +292,8 @@ def _parted(rows: pd.DataFrame, share: float | None, seed: int) -> tuple[pd.Data
     """Dialogues to learn and dialogues to measure the loss on; near-copies and groups stay on one side."""
     if share is None:
         return rows, rows.iloc[:0]
+    if not 0 < share < 1:
+        raise InputError(f"validation_share must be between 0 and 1; got {share!r}")
     try:
         parts = splits.hold_out(rows, seed=seed, test_share=share)
     except InputError as error:

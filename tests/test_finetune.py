@@ -255,6 +255,7 @@ def test_the_command_goes_on_or_keeps_what_there_is(
         ({"data": table().assign(answer=["", *["No."] * 11])}, "row 1: a turn needs a content that is not empty"),
         ({"data": pd.DataFrame({"messages": [[{"role": "user", "content": "a"}] * 2]})}, "must be the assistant's"),
         ({"train": 99}, "99 train rows were asked for"),
+        ({"early_stopping": True, "validation_share": 1.0}, "validation_share must be between 0 and 1; got 1.0"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0 and at most 1"),
         ({"backend": "dummy"}, "dummy"),
     ],
@@ -439,9 +440,12 @@ def test_a_kill_beside_a_complete_folder_is_cleaned_up_and_said(
     with pytest.raises(InputError, match="out must be a new or an empty folder"):
         slmkit.finetune(name, table(), **how)
     shutil.copytree(kept, partial)
-    with pytest.raises(InputError, match="holds a complete tuning with another config"):
+    with pytest.raises(InputError, match="holds a complete tuning that differs in config"):
         slmkit.finetune(name, table(), **{**how, "epochs": 2})
     assert not partial.exists()
+    shutil.copytree(kept, partial)
+    with pytest.raises(InputError, match="holds a complete tuning that differs in dialogues"):
+        slmkit.finetune(name, table(), **how, train=5)
 
 
 def test_a_kill_beside_a_complete_classifier_too_and_one_before_it_loses_nothing(
