@@ -18,7 +18,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from slmkit import __version__, adapter_commands, curve_command, data_commands, distil_commands, tune_command
+from slmkit import __version__
+from slmkit.commands import adapters, curve, data, distil, tune
 from slmkit.errors import InputError, SlmkitError
 
 STOPPED = 130
@@ -67,11 +68,11 @@ app = typer.Typer(
 )
 
 
-app.command(short_help="Tune a model on labels or dialogues.")(tune_command.tune)
-adapter_commands.add_to(app)
-distil_commands.add_to(app)
-app.command("learning-curve", short_help="Is it worth labelling more?")(curve_command.learning_curve)
-app.add_typer(data_commands.app, name="data", short_help="Data sets, their cards, and checks of your own rows.")
+app.command(short_help="Tune a model on labels or dialogues.")(tune.tune)
+adapters.add_to(app)
+distil.add_to(app)
+app.command("learning-curve", short_help="Is it worth labelling more?")(curve.learning_curve)
+app.add_typer(data.app, name="data", short_help="Data sets, their cards, and checks of your own rows.")
 
 
 def _version(asked: bool) -> None:
@@ -223,7 +224,7 @@ def models(
     ] = False,
 ) -> None:
     """List the known models: size, licence, what is on disk, what fits here."""
-    from slmkit import model_commands
+    from slmkit.commands import models as model_commands
 
     if install is not None:
         return model_commands.install(install, accept_license)
@@ -241,7 +242,7 @@ def quantize(
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that this command wrote.")] = False,
 ) -> None:
     """Store a model in few bits as a folder that study and load take by its path."""
-    from slmkit import model_commands
+    from slmkit.commands import models as model_commands
 
     model_commands.quantize(model, out, bits, backend, force)
 
@@ -260,7 +261,7 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Say what a model takes here, term by term and why, and the largest settings that fit; nothing is loaded."""
-    from slmkit import fit_commands
+    from slmkit.commands import fit as fit_commands
 
     how: dict[str, Any] = {"bits": bits, "method": method, "seq": seq, "batch": batch, "last_blocks": last_k}
     fit_commands.show(model, limit=limit, as_json=as_json, rank=rank, backend=backend, **how)

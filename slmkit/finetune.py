@@ -22,13 +22,14 @@ from typing import Any
 import pandas as pd
 
 import slmkit
-from slmkit import assets, backends, dialogues, estimate, files, forgetting, modelcards, ways
+from slmkit import assets, backends, dialogues, estimate, files, modelcards
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress, Watch
 from slmkit.dialogues import Dialogue
 from slmkit.errors import InputError
 from slmkit.guard import watch
 from slmkit.guard.plan import Plan
+from slmkit.training import forgetting, ways
 
 log = logging.getLogger(__name__)
 FILE = "finetune.json"
@@ -52,7 +53,7 @@ class Tuned:
         Tokens of the held-out answers.
     learned, forgotten : Change
         Perplexity before and after with a paired interval: of the held-out answers, and of a neutral text that has
-        nothing to do with them (`slmkit.forgetting`).
+        nothing to do with them (`slmkit.training.forgetting`).
     """
 
     folder: Path

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slmkit import assets, catalog, files, footprint, stored, text
-from slmkit.assets import ModelSource
+from slmkit import assets, catalog, files, footprint, text
+from slmkit.assets import ModelSource, stored
 
 FILE = "README.md"
 MERGED = "slmkit_merged.json"

@@ -13,8 +13,8 @@ import pytest
 from full_disk import open_on_full_disk
 from safetensors import safe_open
 
-from slmkit import assets, backends, tensors
-from slmkit.assets import ModelSource
+from slmkit import assets, backends
+from slmkit.assets import ModelSource, tensors
 from slmkit.backends import _checkpoints as checkpoints
 from slmkit.backends import _course as course
 from slmkit.backends.base import Backend, LoRAConfig, Watch

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from slmkit import assets, backends, catalog, doctor, footprint, pieces
+from slmkit import assets, backends, catalog, doctor, footprint
 from slmkit.doctor import Check
+from slmkit.files import pieces
 
 MB = 1_000_000
 

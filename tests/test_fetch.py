@@ -21,8 +21,8 @@ import pytest
 from full_disk import open_on_full_disk
 from loopback_server import Answer, Asked, LoopbackServer, loopback_server
 
-from slmkit import fetch
 from slmkit.errors import AssetError, SlmkitError
+from slmkit.files import fetch
 
 BODY = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(BODY).hexdigest()

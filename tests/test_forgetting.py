@@ -15,10 +15,12 @@ import slmkit_data
 import yaml
 
 import slmkit
-from slmkit import alike, backends, forgetting, text
+from slmkit import backends, text
 from slmkit.assets import ModelSource
 from slmkit.errors import InputError
+from slmkit.splits import alike
 from slmkit.tasks import domain_dialogues
+from slmkit.training import forgetting
 
 BANKING = re.compile(r"\b(banks?|accounts?|cards?|loans?|mortgages?|transfers?|fees?|customers?|euros?)\b", re.I)
 

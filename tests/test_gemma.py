@@ -27,11 +27,13 @@ from typer.testing import CliRunner
 import slmkit
 from benchmarks import quality
 from slmkit import __main__ as cli
-from slmkit import assets, backends, catalog, doctor, licences, pieces, runs
-from slmkit import plan as planning
+from slmkit import assets, backends, catalog, doctor, runs
+from slmkit.assets import licences
 from slmkit.catalog import ModelEntry
 from slmkit.catalog._entry import Part
 from slmkit.errors import AssetError, InputError, MissingExtra
+from slmkit.files import pieces
+from slmkit.study import plan as planning
 
 SENTENCES = ["The train is late again.", TEXT[:300], "Call now to claim a prize of 1000 pounds \N{FLAMINGO}!"]
 PARAGRAPHS = [

@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 
 import slmkit
 from slmkit import __main__ as cli
-from slmkit import data, jobs, plots, portions, splits
-from slmkit import learning_curve as curve
+from slmkit import data, jobs, plots, splits
+from slmkit.curves import learning as curve
+from slmkit.curves.learning import LearningCurve
 from slmkit.errors import InputError, SlmkitError
-from slmkit.learning_curve import LearningCurve
 from slmkit.runs import read_runs
-from slmkit.splitfile import GivenSplit
-from slmkit.study import StudyResult
+from slmkit.splits.splitfile import GivenSplit
+from slmkit.study import StudyResult, portions
 
 QUICK: dict[str, Any] = {"models": "dummy", "progress": lambda event: None}
 WHOLE: dict[str, Any] = {

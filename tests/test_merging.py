@@ -17,11 +17,12 @@ from scipy.special import softmax
 from typer.testing import CliRunner
 
 import slmkit
-from slmkit import assets, backends, forgetting
+from slmkit import assets, backends
 from slmkit.__main__ import app
 from slmkit.assets import ModelSource
 from slmkit.classify import LoRAClassifier
 from slmkit.errors import AssetError, InputError, NotEnoughMemory, SlmkitError
+from slmkit.training import forgetting
 from slmkit.tuning import merging
 
 pytest.importorskip("peft")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from slmkit import pieces
 from slmkit.errors import AssetError, SlmkitError
+from slmkit.files import pieces
 
 CONTENT = bytes(range(256)) * 9000  # more than two blocks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from slmkit import backends, tensors
-from slmkit.assets import ModelSource
+from slmkit import backends
+from slmkit.assets import ModelSource, tensors
 from slmkit.backends import _states as states
 from slmkit.backends.base import LoRAConfig, Watch
 

@@ -16,8 +16,8 @@ from checkpoints import CASES, Case, make
 from torch import nn
 
 import slmkit
-from slmkit import architectures, assets, backends, tensors
-from slmkit.assets import ModelSource
+from slmkit import architectures, assets, backends
+from slmkit.assets import ModelSource, tensors
 from slmkit.classify import LoRAClassifier
 from slmkit.errors import AssetError, InputError
 from slmkit.tuning import pruning

@@ -13,11 +13,12 @@ import pandas as pd
 import pytest
 
 import slmkit
-from slmkit import LoRAClassifier, assets, backends, estimate, prequantise, shapes, stored, tensors
+from slmkit import LoRAClassifier, assets, backends, estimate, prequantise
 from slmkit.__main__ import app
-from slmkit.assets import ModelSource
+from slmkit.assets import ModelSource, stored, tensors
 from slmkit.backends.base import LoRAConfig
 from slmkit.errors import AssetError, InputError, NotEnoughMemory, SlmkitError
+from slmkit.estimate import shapes
 
 PROMPTS, LABELS = ["You have won a prize", "See you at lunch"], [" yes", " no"]
 LAYOUTS = [("bnb", 4), ("bnb", 8), ("mlx", 4), ("mlx", 8)]

@@ -22,9 +22,11 @@ from loopback_server import Answer, LoopbackServer, loopback_server
 from typer.testing import CliRunner
 
 from slmkit import __main__ as cli
-from slmkit import assets, fetch, hub, licences, sources, tasks
+from slmkit import assets, tasks
+from slmkit.assets import hub, licences, sources
+from slmkit.assets.sources import DataFile, HubData
 from slmkit.errors import AssetError, SlmkitError
-from slmkit.sources import DataFile, HubData
+from slmkit.files import fetch
 from slmkit.tasks import financial_phrasebank
 
 ROWS, OTHER = b"1,a\n2,b\n", b"1,a\n2,c\n"

@@ -21,10 +21,11 @@ import pytest
 from safetensors.numpy import save_file
 
 import slmkit.study
-from slmkit import assets, console, folder, footprint, jobs
-from slmkit import plan as planning
+from slmkit import assets, console, footprint, jobs
 from slmkit.errors import InputError, SlmkitError
 from slmkit.runs import read_run, read_runs, write_run
+from slmkit.study import folder
+from slmkit.study import plan as planning
 
 QUICK = {"models": "dummy", "measure_s": 0.2, "progress": lambda event: None}
 

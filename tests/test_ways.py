@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 import slmkit
-from slmkit import assets, backends, classify, estimate, recipe, ways
+from slmkit import assets, backends, classify, estimate
 from slmkit.__main__ import app
 from slmkit.assets import ModelSource
 from slmkit.backends.base import TRAINED, Backend, LoRAConfig
@@ -22,6 +22,7 @@ from slmkit.classify import LoRAClassifier
 from slmkit.errors import AssetError, InputError, NotEnoughMemory
 from slmkit.estimate import terms as parts
 from slmkit.estimate.terms import Use
+from slmkit.training import recipe, ways
 
 ASKED = ["Is this fraud?", "The train is late again. Is it, or will you say that it is not late?", "Call now?", "Hi"]
 TOLD = ["Yes, call the bank.", "No.", "Yes.", "Thanks for the flowers, they are lovely."]

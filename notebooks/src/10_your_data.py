@@ -286,7 +286,7 @@ print("\n".join(slmkit.check_leaks({"train": split.train, "test": split.test}, w
 # subject,message --label-column category --relabel -o my_data/example_split.json`.
 
 # %%
-from slmkit import splitfile
+from slmkit.splits import splitfile
 
 splitfile.save(split, SPLIT, data_sha256=frame.attrs["sha256"], seed=0)
 print(SPLIT.read_text()[:430], "...")
@@ -375,7 +375,7 @@ print("\n".join(card.splitlines()[:8]))
 # machine: `slmkit data fetch financial_phrasebank` stops with this message. Nothing is fetched here.
 
 # %%
-from slmkit import licences
+from slmkit.assets import licences
 
 bank = tasks.get("financial_phrasebank")
 print(f"{bank.title}: {bank.n_rows:,} rows, {bank.licence}\n")

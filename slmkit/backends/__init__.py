@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from slmkit import adapters, assets, stored
-from slmkit.assets import ModelSource
+from slmkit import adapters, assets
+from slmkit.assets import ModelSource, stored
 from slmkit.backends import _checkpoints, _memory, _reading
 from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, check_bits
 from slmkit.errors import MissingExtra, unknown

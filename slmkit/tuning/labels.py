@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 import slmkit
-from slmkit import assets, backends, data, files, leaks, metrics, modelcards, tasks
+from slmkit import assets, backends, data, files, metrics, modelcards, tasks
 from slmkit.backends.base import Progress
+from slmkit.classify.floor import FloorClassifier
+from slmkit.classify.lora import LoRAClassifier
 from slmkit.errors import InputError
-from slmkit.floor import FloorClassifier
-from slmkit.lora import LoRAClassifier
+from slmkit.splits import leaks
 
 log = logging.getLogger(__name__)
 FILE = "tuning.json"

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slmkit import architectures, assets, backends, estimate, files, modelcards, prequantise, splits, ways
+from slmkit import architectures, assets, backends, estimate, files, modelcards, prequantise, splits
 from slmkit.assets import ModelSource
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import InputError, unknown
 from slmkit.estimator import check_texts
+from slmkit.training import ways
 from slmkit.tuning import pruning
 from slmkit.tuning.distil import check_new
 

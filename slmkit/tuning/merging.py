@@ -19,10 +19,11 @@ import numpy as np
 from safetensors.numpy import load_file
 from scipy.special import softmax
 
-from slmkit import adapters, assets, backends, estimate, files, footprint, forgetting, modelcards, prequantise, stored
-from slmkit.assets import ModelSource
+from slmkit import adapters, assets, backends, estimate, files, footprint, modelcards, prequantise
+from slmkit.assets import ModelSource, stored
 from slmkit.backends.base import Backend, check_bits
 from slmkit.errors import AssetError, InputError, NotEnoughMemory, SlmkitError
+from slmkit.training import forgetting
 
 log = logging.getLogger(__name__)
 N_TEXTS = 8  # of the neutral text

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from slmkit import architectures, assets, backends, estimate, files, footprint, prequantise, stored, tasks, tensors
-from slmkit.assets import ModelSource
+from slmkit import architectures, assets, backends, estimate, files, footprint, prequantise, tasks
+from slmkit.assets import ModelSource, stored, tensors
 from slmkit.errors import AssetError, InputError, unknown
 
 CARD = "slmkit_pruned.json"

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slmkit import assets, backends, ways
+from slmkit import assets, backends
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import InputError
+from slmkit.training import ways
 from slmkit.tuning import rows as material
 
 SMOOTHING = 0.8  # of the mean before, in the mean that follows the losses

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from slmkit import data, dialogues, estimate, recipe, splits, tasks
+from slmkit import data, dialogues, estimate, splits, tasks
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress, Watch
 from slmkit.errors import InputError
+from slmkit.training import recipe
 
 MAX_LENGTH = 512  # tokens of a dialogue, as `slmkit.finetune` has it
 

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slmkit import assets, backends, estimate, files, ways
+from slmkit import assets, backends, estimate, files
 from slmkit.backends.base import Backend, LoRAConfig
 from slmkit.errors import InputError, MissingExtra
+from slmkit.training import ways
 from slmkit.tuning import rows as material
 from slmkit.tuning.rows import Rows
 
