@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import available
 from full_disk import open_on_full_disk
 from safetensors import safe_open
 
@@ -31,11 +32,7 @@ ASKED, TOLD = [f"What about the {word}?" for word in ("bank", "train", "card", "
 
 @pytest.fixture(params=["bnb", "mlx", "dummy"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    found = backends.get(request.param)
-    ok, why = found.is_available()
-    if not ok:
-        pytest.skip(why)
-    return found
+    return available(request.param)
 
 
 @pytest.fixture

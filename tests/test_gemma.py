@@ -21,6 +21,7 @@ import pytest
 import slmkit_data
 from checkpoints import WINDOW
 from conftest import TEXT
+from engines import available
 from gemma_files import NAME, tiny_network, vocabulary, write_gguf
 from typer.testing import CliRunner
 
@@ -264,9 +265,7 @@ def test_the_tokenizer_has_one_bos_and_falls_back_to_bytes(ready: ModelEntry) ->
 def test_log_likelihoods_are_those_of_the_network_at_16_bits_and_vectors_near_them_at_4(
     ready: ModelEntry, network: tuple[Any, Path], backend: str
 ) -> None:
-    ok, reason = backends.get(backend).is_available()
-    if not ok:
-        pytest.skip(reason)
+    available(backend)
     import torch
 
     model = network[0]

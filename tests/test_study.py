@@ -47,15 +47,6 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The jobs that children were started for."""
-    started: list[dict[str, Any]] = []
-    run_child = jobs.run_child
-    monkeypatch.setattr(jobs, "run_child", lambda job, **more: started.append(job) or run_child(job, **more))
-    return started
-
-
 @pytest.fixture(scope="module")
 def whole(table: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[slmkit.study.StudyResult, list[str]]:
     """A finished study of the floor and embeddings, and the stages of its children."""

@@ -61,13 +61,13 @@ def names(place: str | Path) -> list[str]:
     return [name for path in paths for name in _header(path)[0]]
 
 
-def copy(folder: str | Path, rename: Callable[[str], str | None], out: Path) -> int:
-    """Copy tensors of a model's folder into one file, bit by bit, without holding them in memory.
+def copy(place: str | Path, rename: Callable[[str], str | None], out: Path) -> int:
+    """Copy tensors of a model's folder, or of one file, into one file, bit by bit, without holding them in memory.
 
     Parameters
     ----------
-    folder : path
-        With *.safetensors files.
+    place : path
+        A folder with *.safetensors files, or such a file.
     rename : callable
         A tensor's name in, its name in the copy out; None leaves it out.
     out : Path
@@ -81,7 +81,8 @@ def copy(folder: str | Path, rename: Callable[[str], str | None], out: Path) -> 
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     parts: list[tuple[Path, int, int]] = []
     end = 0
-    for path in sorted(Path(folder).glob("*.safetensors")):
+    place = Path(place)
+    for path in sorted(place.glob("*.safetensors")) if place.is_dir() else [place]:
         found, start = _header(path)
         for old, facts in found.items():
             new, (first, last) = rename(old), facts["data_offsets"]

@@ -259,6 +259,14 @@ def clear_checkpoints(folder: Path) -> None:
     _checkpoints.clear(folder)
 
 
+def clear_ended(folder: Path, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Remove checkpoints that stand beside what their training left; whether there were any.
+
+    A kill may come between the two. Checkpoints of another training are left, and those of one that was stopped.
+    """
+    return _checkpoints.clear_ended(folder, history)
+
+
 def live_models() -> list[LanguageModel]:
     """Models that are loaded and not released."""
     return [model for model in _memory.MODELS if hasattr(model, "device")]

@@ -19,8 +19,6 @@ from slmkit.guard import watch
 from slmkit.guard.plan import Plan
 from slmkit.training import recipe, ways
 
-PATIENCE = 2  # epochs without a lower loss
-
 
 class LoRAClassifier(ModelClassifier):
     """A model with a classification head, tuned by LoRA (at 4 bits: QLoRA) or by training its weights themselves.
@@ -74,6 +72,8 @@ class LoRAClassifier(ModelClassifier):
     checkpoints : str, Path or None
         Set it to a folder of this one fit: a fit of the same rows goes on from what is there, to the same bits, and
         clears it at its end. No parameter, since clones (cross-validation's) must not share a folder.
+    keeps_checkpoints : bool
+        Set it to True and `fit` leaves them, for you to remove (`slmkit.backends.clear_checkpoints`) when it is saved.
     stop : threading.Event or None
         Set it to an event; once that is set, `fit` ends after the present step with what it has learned.
     """
@@ -82,6 +82,7 @@ class LoRAClassifier(ModelClassifier):
     needs = "decoder"  # what a study tunes; an encoder is tuned where this class is given one
     trains_weights = True
     checkpoints: str | Path | None = None
+    keeps_checkpoints = False
     stop: threading.Event | None = None
     later: ClassVar[Mapping[str, Any]] = {
         "checks": True,
@@ -152,14 +153,14 @@ class LoRAClassifier(ModelClassifier):
             )
         source = backends.prepare(source)
         self.max_length_ = own["max_length"] = recipe.max_length(self.max_length, engine, source, texts)
-        self._check_fits(source, bits, blocks, max(map(len, texts), default=0))
+        lean = self._check_fits(source, bits, blocks, max(map(len, texts), default=0))
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__ if name in own})
         held_out = ([texts[i] for i in checked], likeliest[checked].tolist()) if len(checked) else None
         texts, codes = [texts[i] for i in learned], codes[learned]
         plan = Plan(engine, source, bits, config, texts, codes, self.classes_.tolist())
         early = watch.before(plan) if self.checks else []
         kept = Path(self.checkpoints) if self.checkpoints is not None else None
-        patience = PATIENCE if held_out else None
+        patience = recipe.PATIENCE if held_out else None
         with tempfile.TemporaryDirectory(prefix="slmkit-lora-") as folder:
             self.history_ = engine.train_lora(
                 plan.source,
@@ -170,7 +171,7 @@ class LoRAClassifier(ModelClassifier):
                 config=config,
                 out=Path(folder),
                 callback=self.progress,
-                watch=Watch(checkpoints=kept, stop=self.stop, held_out=held_out, patience=patience),
+                watch=Watch(checkpoints=kept, stop=self.stop, held_out=held_out, patience=patience, recompute=lean),
             )
             self._take(Path(folder))
             self.revision_, self.bits_ = source.revision, bits
@@ -178,17 +179,23 @@ class LoRAClassifier(ModelClassifier):
             self.guard_ = watch.after(plan, Path(folder), self.history_, early) if self.checks else {}
         if "stopped" in self.history_[-1]:  # half a training need not pass
             return
-        if kept is not None:
-            backends.clear_checkpoints(kept)
-        watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
+        clears = True  # also where a check fails
+        try:
+            watch.settle(plan, self.guard_, "it is fitted all the same, and can be saved")
+            clears = not self.keeps_checkpoints
+        finally:
+            if kept is not None and clears:
+                backends.clear_checkpoints(kept)
 
-    def _check_fits(self, source: ModelSource, bits: int, last_blocks: int | None, longest: int) -> None:
-        """Refuse a training that the memory does not suffice for; no text has more than `longest` tokens."""
+    def _check_fits(self, source: ModelSource, bits: int, last_blocks: int | None, longest: int) -> bool:
+        """Whether memory asks for blocks to be computed anew; a training that it does not suffice for is refused.
+
+        No text has more than `longest` tokens.
+        """
         row = min(self.max_length_, longest)
-        estimate.check_fits(
+        return estimate.check_training(
             source,
             bits,
-            training=True,
             full=ways.get(self.way).trains == "weights",
             batch_tokens=self.max_batch_tokens,
             seq=row if row > self.max_batch_tokens else None,

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from slmkit.commands import options
+
 
 def learning_curve(
     task: Annotated[
@@ -26,17 +28,15 @@ def learning_curve(
     shots: Annotated[int, typer.Option(metavar="K", help="Examples in each prompt.")] = 4,
     test: Annotated[int | None, typer.Option(metavar="N", help="Test rows; a fifth by default.")] = None,
     epochs: Annotated[float, typer.Option(metavar="E", help="Passes of LoRA over the train rows.")] = 3,
-    text_column: Annotated[
-        str | None, typer.Option(help="Column that holds the texts; several with commas are joined.")
-    ] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the file that holds the labels.")] = None,
-    split: Annotated[
-        str | None, typer.Option(metavar="SPLIT", help="A split file (.json), or the column that says train or test.")
-    ] = None,
-    accept_license: Annotated[
-        bool, typer.Option("--accept-license", help="Accept the terms of data and models, once on this machine.")
-    ] = False,
-    backend: Annotated[str | None, typer.Option(help="bnb, mlx or dummy; the best that runs here by default.")] = None,
+    params: options.Params = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
+    split: options.Split = None,
+    test_file: options.TestFile = None,
+    allow_leaks: options.AllowLeaks = False,
+    relabel: options.Relabel = False,
+    accept_license: options.AcceptLicense = False,
+    backend: options.BackendName = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
@@ -59,10 +59,8 @@ def learning_curve(
         shots=shots,
         test=test,
         epochs=epochs,
-        text_column=text_column,
-        label_column=label_column,
-        split=split,
-        accept_license=accept_license,
+        params=options.params(params),
+        **options.reading(text_column, label_column, split, test_file, allow_leaks, relabel, accept_license),
         backend=backend,
         out=out,
         progress=(lambda event: None) if quiet else Progress(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,7 +27,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def distill(
-    teacher: Annotated[Path, typer.Argument(metavar="TEACHER_DIR", help="A saved classifier, as under runs/models.")],
+    teacher: Annotated[
+        Path,
+        typer.Argument(
+            metavar="TEACHER",
+            help="A saved classifier, as under runs/models; with --match-states a model's name or path.",
+        ),
+    ],
     student: Annotated[
         str, typer.Argument(metavar="STUDENT", help="floor, or a model's name or path (of slmkit prune)")
     ],
@@ -44,14 +51,23 @@ def distill(
     weight: Annotated[
         float, typer.Option(metavar="W", help="The teacher's part where a label is known, 0 to 1.")
     ] = 0.5,
+    match_states: Annotated[
+        bool,
+        typer.Option("--match-states", help="No labels: the student takes over the hidden states of a model (torch)."),
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the student's training.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Train a small student on what a saved classifier says of many texts, and say what it kept and saves.
 
     With test rows, their copies and near-copies leave the pool first, and the student is set beside its teacher and
-    beside itself trained on the labels alone.
+    beside itself trained on the labels alone. With --match-states a model of the teacher's family learns the teacher's
+    hidden states from the texts, and is then tuned or distilled into like any other.
     """
+    if match_states:
+        _refuse({"--labels": labels, "--test": test, "--temperature": temperature != 1, "--weight": weight != 0.5})
+        _match(str(teacher), student, _texts(pool, text_column, label_column), out, seed, as_json)
+        return
     from slmkit.classify import load_classifier
     from slmkit.console import Lines, about
     from slmkit.tuning import distil
@@ -77,6 +93,31 @@ def distill(
         return
     print("\n".join(found.lines()))
     print(f"Use it: slmkit classify {shlex.quote(str(folder))} FILE -o OUT")
+
+
+def _refuse(given: dict[str, Any]) -> None:
+    if wrong := [name for name, value in given.items() if value]:
+        raise InputError(f"--match-states learns hidden states and no labels; leave out {', '.join(wrong)}")
+
+
+def _match(teacher: str, student: str, texts: list[str], out: Path, seed: int, as_json: bool) -> None:
+    from slmkit.console import Lines, about
+    from slmkit.tuning.matching import match_states
+
+    lines = Lines()
+    told = lambda event: lines.passing(about({"event": "tune", **event}))  # noqa: E731
+    made = match_states(teacher, student, texts, out=out, seed=seed, progress=told)
+    lines.passing("")
+    if as_json:
+        print(json.dumps({**asdict(made), "folder": str(made.folder)}))
+        return
+    print(f"{made.n_train:,} texts learned, {made.n_test:,} held out")
+    print(
+        f"distance to the teacher's states: {made.distance_before:.3f} before, {made.distance_after:.3f} after (0: the "
+        "same, 1: nothing in common)"
+    )
+    folder = shlex.quote(str(made.folder))
+    print(f"Use it: slmkit tune {folder} TASK -o DIR, or slmkit distill TEACHER_DIR {folder} POOL -o DIR")
 
 
 def prune(

@@ -14,6 +14,7 @@ from slmkit.errors import InputError
 
 if TYPE_CHECKING:
     from slmkit.console import Lines
+    from slmkit.finetune import Tuned
 
 STOPPED = 130
 
@@ -41,7 +42,7 @@ def tune(
     last_k: Annotated[int | None, typer.Option(metavar="K", help="Blocks that last-k adapts, or full trains.")] = None,
     balanced: Annotated[bool, typer.Option("--balanced", help="Labels: rows of rare classes count for more.")] = False,
     early_stopping: Annotated[
-        bool, typer.Option("--early-stopping", help="Labels: end when the loss on rows held back rises.")
+        bool, typer.Option("--early-stopping", help="End when the loss on rows held back from those to learn rises.")
     ] = False,
     text_column: Annotated[str | None, typer.Option(help="Labels: column that holds the texts.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Labels: column that holds the labels.")] = None,
@@ -68,13 +69,14 @@ def tune(
     from slmkit.console import Lines, about
 
     lines, partial = Lines(), out.with_name(out.name + ".partial")
-    if found := backends.unfinished(partial):
+    if (found := backends.unfinished(partial)) and not (out / "README.md").is_file():
         lines.lasting(f"goes on from step {found[0]} of {found[1]} ({partial})")
     how: dict[str, Any] = {"bits": bits, "epochs": epochs, "learning_rate": learning_rate, "last_blocks": last_k}
     how |= {"seed": seed, "train": train, "backend": backend, "keep_partial": keep_partial}
+    how["early_stopping"] = early_stopping
     how["progress"] = lambda event: lines.passing(about({"event": "tune", **event}))
     labels: dict[str, Any] = {"text_column": text_column, "label_column": label_column}
-    labels |= {"class_weight": "balanced" if balanced else None, "early_stopping": early_stopping}
+    labels |= {"class_weight": "balanced" if balanced else None}
     try:
         for given, first in ((find_lr, _with_rate), (search, _with_search)):
             if given:
@@ -101,11 +103,22 @@ def _answers(model: str, data: str, out: Path, how: Mapping[str, Any]) -> tuple[
     return {**asdict(told), "folder": str(told.folder)}, [
         *([f"stopped after step {len(told.history)}; {where}"] if told.stopped else []),
         f"{told.n_train:,} answers learned, {told.n_test:,} held out (n = {told.n_tokens:,} tokens)",
+        *([_early(told)] if told.n_validation else []),
         f"loss on the held-out answers: {told.loss_before:.3f} before, {told.loss_after:.3f} after (nats a token)",
         f"perplexity of the held-out answers: {told.learned}",
         f"perplexity of a neutral text: {told.forgotten}",
         f"Use it: slmkit.load({model!r}, bits={bits}, adapter={str(told.folder)!r})",
     ]
+
+
+def _early(told: Tuned) -> str:
+    """What early stopping did."""
+    epochs = [entry for entry in told.history if "held_out_loss" in entry]
+    best = min(epochs, key=lambda entry: entry["held_out_loss"])
+    return (
+        f"early stopping: epoch {best['epoch'] + 1:.0f} of {len(epochs)} is kept, its loss on {told.n_validation:,} "
+        f"answers held back the lowest ({best['held_out_loss']:.3f})"
+    )
 
 
 def _labels(model: str, data: str, out: Path, how: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

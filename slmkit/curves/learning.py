@@ -12,7 +12,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -86,25 +86,19 @@ def learning_curve(
     shots: int = 4,
     test: int | None = None,
     epochs: float = 3,
-    text_column: str | Sequence[str] | None = None,
-    label_column: str | None = None,
-    split: str | Path | None = None,
-    test_file: str | Path | None = None,
-    relabel: str | Mapping[str, str] | None = None,
-    allow_leaks: bool = False,
-    accept_license: bool = False,
     backend: str | None = None,
     params: Mapping[str, Mapping[str, Any]] | None = None,
     measure_s: float = 0.5,
     out: str | Path = "learning_curve",
     progress: study.Progress | None = None,
     cancel: threading.Event | None = None,
+    **reading: Unpack[planning.Reading],
 ) -> LearningCurve:
     """Measure accuracy at several numbers of labels, and say when a model beats the floor and what more would bring.
 
     Parameters
     ----------
-    task, models, epochs, text_column, label_column, split, test_file, relabel, allow_leaks, accept_license
+    task, models, epochs
         As `slmkit.study` takes them.
     sizes : sequence of int
         Rising numbers of train rows; three or more tell a curve that levels off from one that goes on.
@@ -126,6 +120,9 @@ def learning_curve(
         Run again with the same, it goes on where it stopped.
     backend, params, progress, cancel
         As `slmkit.study` takes them.
+    reading
+        text_column, label_column, split, test_file, relabel, allow_leaks and accept_license, as `slmkit.study` takes
+        them.
 
     Returns
     -------
@@ -141,14 +138,10 @@ def learning_curve(
     _check_sizes(numbers, shots, problems)
     arguments.said(check_bits, bits, problems=problems)
     folder = Path(out).expanduser()
+    if strange := reading.keys() - planning.Reading.__annotations__.keys():
+        raise TypeError(f"learning_curve() got an unexpected keyword argument {min(strange)!r}")
     settings: dict[str, Any] = {
-        "text_column": text_column,
-        "label_column": label_column,
-        "split": split,
-        "test_file": test_file,
-        "relabel": relabel,
-        "allow_leaks": allow_leaks,
-        "accept_license": accept_license,
+        **reading,
         "models": models,
         "methods": methods,
         "shots": shots,

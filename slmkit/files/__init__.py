@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from slmkit.errors import SlmkitError
+from slmkit.errors import InputError, SlmkitError
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -55,8 +58,11 @@ def on_disk(path: Path, then: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for this thread alone, where the system has file locks; another one waits. Leaves no lock file."""
+def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
+    """Hold a folder for this thread alone, where system and disk have file locks; leaves no lock file.
+
+    Another one waits; with `taken` it is refused instead, by an `InputError` of these words.
+    """
     try:
         import fcntl
     except ImportError:
@@ -64,8 +70,12 @@ def locked(folder: Path) -> Iterator[None]:
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a network disk without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if taken is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(taken) from error
+        except OSError:
+            log.debug("the disk of %s has no locks", folder)
         yield
     finally:
         os.close(handle)

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from slmkit import text
 from slmkit.errors import InputError
-from slmkit.plots.scores import FAINT, LINE, NAME_LIMIT, base_layout, wrapped
+from slmkit.plots.scores import FAINT, LINE, NAME_LIMIT, base_layout, check_table, wrapped
 
 COLUMNS = (
     "task", "series", "method", "kind", "labels", "labels_low", "labels_high", "accuracy", "low", "high", "n_test",
@@ -50,11 +50,9 @@ def learning_curve(frame: pd.DataFrame) -> go.Figure:
     InputError
         A column is missing, or no points.
     """
-    missing = [name for name in COLUMNS if name not in frame]
-    if missing or not (frame["kind"] == "point").any():
-        raise InputError(
-            f"the table of a learning curve needs points and the columns {', '.join(COLUMNS)}; lacks {missing}"
-        )
+    check_table(frame, COLUMNS, "the table of a learning curve")
+    if not (frame["kind"] == "point").any():
+        raise InputError(f"the table of a learning curve has no row of kind 'point'; got {sorted(set(frame['kind']))}")
     names = list(dict.fromkeys(frame.loc[frame["method"] != "floor", "series"]))
     floor = set(frame.loc[frame["method"] == "floor", "series"])
     styles = {name: STYLES[i % len(STYLES)] for i, name in enumerate(names)} | dict.fromkeys(floor, FLOOR)
@@ -105,19 +103,8 @@ def _runs(name: str, rows: pd.DataFrame, colour: str, symbol: str) -> list[go.Sc
         f"{text.with_interval(r.accuracy, r.low, r.high)}, n = {int(r.n_test)}"
         for r in _each(rows)
     ]
-    return [
-        go.Scatter(
-            x=rows["x"],
-            y=100 * rows["accuracy"],
-            mode="markers",
-            marker={"color": colour, "symbol": symbol, "size": 6},
-            opacity=0.4,
-            legendgroup=text.escape(name, NAME_LIMIT),
-            showlegend=False,
-            hovertext=told,
-            hoverinfo="text",
-        )
-    ]
+    marker = {"color": colour, "symbol": symbol, "size": 6}
+    return [_dots(name, rows, told, marker=marker, opacity=0.4, showlegend=False)]
 
 
 def _points(name: str, rows: pd.DataFrame, colour: str, symbol: str) -> list[go.Scatter]:
@@ -126,22 +113,17 @@ def _points(name: str, rows: pd.DataFrame, colour: str, symbol: str) -> list[go.
         f"{text.with_interval(r.accuracy, r.low, r.high)}<br>n = {int(r.n_test)} test rows, {_seeds(int(r.seeds))}"
         for r in _each(rows)
     ]
-    return [
-        go.Scatter(
-            x=rows["x"],
-            y=100 * rows["accuracy"],
-            mode="markers",
-            marker={"color": colour, "symbol": symbol, "size": 12},
-            error_y={
-                "type": "data", "symmetric": False, "thickness": 1.5, "width": 5, "color": colour,
-                "array": 100 * (rows["high"] - rows["accuracy"]), "arrayminus": 100 * (rows["accuracy"] - rows["low"]),
-            },
-            name=text.escape(name, NAME_LIMIT),
-            legendgroup=text.escape(name, NAME_LIMIT),
-            hovertext=told,
-            hoverinfo="text",
-        )
-    ]  # fmt: skip
+    ends = {"array": 100 * (rows["high"] - rows["accuracy"]), "arrayminus": 100 * (rows["accuracy"] - rows["low"])}
+    bars = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 5, "color": colour, **ends}
+    marker = {"color": colour, "symbol": symbol, "size": 12}
+    return [_dots(name, rows, told, marker=marker, error_y=bars, name=text.escape(name, NAME_LIMIT))]
+
+
+def _dots(series: str, rows: pd.DataFrame, told: list[str], **drawn: Any) -> go.Scatter:
+    """Accuracies as markers, in the series' group of the legend, with what is told of each."""
+    group = text.escape(series, NAME_LIMIT)
+    shared = {"mode": "markers", "legendgroup": group, "hovertext": told, "hoverinfo": "text"}
+    return go.Scatter(x=rows["x"], y=100 * rows["accuracy"], **shared, **drawn)
 
 
 def _level(figure: go.Figure, row: Any, colour: str) -> None:

@@ -10,8 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from slmkit import text
-from slmkit.errors import InputError
-from slmkit.plots.scores import FAINT, NAME_LIMIT, base_layout
+from slmkit.plots.scores import FAINT, NAME_LIMIT, base_layout, check_table
 
 COLUMNS = ("way", "recall", "low", "high", "n_facts", "latency_p50_s", "peak_ram_bytes")
 _PANELS = {"latency_p50_s": ("Seconds an answer (median)", 1.0), "peak_ram_bytes": ("Peak memory (GB)", 1e9)}
@@ -37,9 +36,7 @@ def facts_vs_cost(frame: pd.DataFrame) -> go.Figure:
     InputError
         A column is missing, or there are no rows.
     """
-    missing = [name for name in COLUMNS if name not in frame]
-    if missing or frame.empty:
-        raise InputError(f"the table must have rows and the columns {', '.join(COLUMNS)}; lacks {missing}")
+    check_table(frame, COLUMNS, "the table of ways")
     figure = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.04)
     for i, row in enumerate(frame.to_dict("records")):
         for column, (cost, (_, unit)) in enumerate(_PANELS.items(), 1):

@@ -8,8 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from slmkit import text
-from slmkit.errors import InputError
-from slmkit.plots.scores import FAINT, LINE, NAME_LIMIT, base_layout
+from slmkit.plots.scores import FAINT, LINE, NAME_LIMIT, base_layout, check_table
 
 COLUMNS = ("part", "model", "bits", "method", "seq", "batch", "measured_bytes", "predicted_bytes")
 STYLES = {  # part -> colour, marker
@@ -39,9 +38,7 @@ def predicted_vs_measured(frame: pd.DataFrame) -> go.Figure:
     InputError
         A column is missing, or there are no rows.
     """
-    missing = [name for name in COLUMNS if name not in frame]
-    if missing or frame.empty:
-        raise InputError(f"the table of pairs must have rows and the columns {', '.join(COLUMNS)}; lacks {missing}")
+    check_table(frame, COLUMNS, "the table of pairs")
     errors = (frame["predicted_bytes"] / frame["measured_bytes"] - 1).abs()
     low, high = _span(frame)
     figure = go.Figure([_line(low, high, 1.0, "equal"), *(_line(low, high, 1 + s * BAND) for s in (-1, 1))])

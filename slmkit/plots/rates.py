@@ -5,8 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import plotly.graph_objects as go
 
-from slmkit.errors import InputError
-from slmkit.plots.scores import base_layout
+from slmkit.plots.scores import base_layout, check_table
 
 COLUMNS = ("learning_rate", "loss", "smoothed")
 
@@ -31,8 +30,7 @@ def learning_rates(frame: pd.DataFrame, suggestion: float | None = None) -> go.F
     InputError
         A column is missing, or there are no rows.
     """
-    if (missing := [name for name in COLUMNS if name not in frame]) or frame.empty:
-        raise InputError(f"a range test has the columns {', '.join(COLUMNS)} and rows; missing: {missing or 'rows'}")
+    check_table(frame, COLUMNS, "the table of a range test")
     figure, rates = go.Figure(), frame["learning_rate"]
     dots = {"color": "#7a7a7a", "size": 5}
     figure.add_scatter(x=rates, y=frame["loss"], mode="markers", name="loss of a step", marker=dots)

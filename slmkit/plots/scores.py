@@ -112,6 +112,13 @@ def one_task(runs: list[Run]) -> list[Run]:
     return runs
 
 
+def check_table(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    """Refuse a table without rows, or that lacks one of the columns, as an `InputError` that names them all."""
+    missing = [name for name in columns if name not in frame]
+    if missing or frame.empty:
+        raise InputError(f"{what} must have rows and the columns {', '.join(columns)}; lacks {missing or 'rows'}")
+
+
 def base_layout(title: str, subtitle: str) -> dict[str, Any]:
     return {
         "template": "plotly_white",

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import pandas as pd
 
@@ -36,6 +36,18 @@ ANY_KIND = "unknown"  # of a model whose files cannot be had
 NOWHERE = Path(os.devnull)  # where they are not
 CHARACTERS_A_TOKEN = 4.0
 BUILTIN_S, BUILTIN_BYTES = 3.0, 300_000_000  # the dummy backend
+
+
+class Reading(TypedDict, total=False):
+    """Which rows are read, and how they are split: arguments of `slmkit.study`, which says what they mean."""
+
+    text_column: str | Sequence[str] | None
+    label_column: str | None
+    split: str | Path | None
+    test_file: str | Path | None
+    relabel: str | Mapping[str, str] | None
+    allow_leaks: bool
+    accept_license: bool
 
 
 @dataclass(frozen=True)
@@ -90,7 +102,8 @@ class Step:
         if self.problem or self.source is None or self.bits is None:
             return self.problem
         try:
-            estimate.check_fits(self.source, self.bits, training=self.trains_weights, **_sizes(self.params))
+            check = estimate.check_training if self.trains_weights else estimate.check_fits
+            check(self.source, self.bits, **_sizes(self.params))
         except NotEnoughMemory as error:
             return error
         return None
@@ -159,13 +172,13 @@ class Plan:
 def make(
     task: str | Path | pd.DataFrame,
     *,
-    text_column: str | Sequence[str] | None,
-    label_column: str | None,
-    split: str | Path | None,
-    test_file: str | Path | None,
-    relabel: str | Mapping[str, str] | None,
-    allow_leaks: bool,
-    accept_license: bool,
+    text_column: str | Sequence[str] | None = None,
+    label_column: str | None = None,
+    split: str | Path | None = None,
+    test_file: str | Path | None = None,
+    relabel: str | Mapping[str, str] | None = None,
+    allow_leaks: bool = False,
+    accept_license: bool = False,
     models: str | Sequence[str],
     methods: str | Sequence[str],
     bits: int | Sequence[int] | None,

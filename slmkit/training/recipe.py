@@ -14,6 +14,7 @@ from slmkit.backends.base import Backend
 from slmkit.errors import InputError
 
 log = logging.getLogger(__name__)
+PATIENCE = 2  # epochs without a lower loss on validation rows, after which a training with early stopping ends
 COVERED = 0.99  # share of the rows that are read whole
 ROUNDED = 8
 SHOWN = 10  # rows named in one warning

@@ -106,7 +106,8 @@ def merge(
     model : str
         As `slmkit.load` takes it: the one the adapter was trained on.
     adapter : path
-        What `slmkit tune` wrote, a saved `LoRAClassifier`, or an adapter of PEFT or mlx-lm.
+        What `slmkit tune` wrote (weights trained as a whole too), a saved `LoRAClassifier`, or an adapter of PEFT or
+        mlx-lm.
     out : path
         A new or an empty folder. It is there when it is complete, and not before.
     bits : {16, 8, 4}
@@ -154,7 +155,7 @@ def merge(
             base=base.name,
             base_revision=base.revision,
             licence=base.licence,
-            adapter_sha256=files.sha256_of(given / adapters.WEIGHTS[str(adapters.layout_of(given))]),
+            adapter_sha256=_sha256(given),
             backend=engine.name,
             base_bits=base_bits,
             bits=bits,
@@ -177,9 +178,13 @@ def merge(
 def _adapter_in(folder: Path) -> Path:
     """The adapter's folder: the one given, or that of a saved classifier."""
     found = folder / "adapter" if (folder / "adapter").is_dir() else folder
-    if adapters.layout_of(found) is None:
+    if adapters.file_of(found) is None:
         raise AssetError(adapters.no_adapter(found))
     return found
+
+
+def _sha256(adapter: Path) -> str:
+    return files.sha256_of(adapters.file_of(adapter) or adapter)
 
 
 def _engine(source: ModelSource, named: str | None, trained_with: str | None) -> Backend:

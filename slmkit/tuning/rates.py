@@ -101,9 +101,9 @@ def find_lr(
         epochs=steps / -(-len(rows.texts) // batch_size), max_length=rows.max_length(engine, source),
         max_batch_tokens=max_batch_tokens, seed=seed, trains=ways.get(method).trains,
     )  # fmt: skip
-    rows.check_fits(source, bits, config, backend)
+    lean = rows.check_fits(source, bits, config, backend)
     with tempfile.TemporaryDirectory(prefix="slmkit-rates-") as folder:
-        history = rows.train(engine, source, bits, config, Path(folder), callback=progress)
+        history = rows.train(engine, source, bits, config, Path(folder), callback=progress, recompute=lean)
     return of_losses([entry["learning_rate"] for entry in history], [entry["loss"] for entry in history])
 
 

@@ -14,7 +14,7 @@ import logging
 import math
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,10 @@ import numpy as np
 from safetensors import SafetensorError, TensorSpec, deserialize, serialize_file
 
 from slmkit import assets, files
+from slmkit.adapters import whole
+from slmkit.adapters.names import LAYOUTS as LAYOUTS
+from slmkit.adapters.names import NAMES as NAMES
+from slmkit.adapters.names import TRAINED, Names
 from slmkit.assets import ModelSource
 from slmkit.errors import AssetError, InputError, listed, unknown
 
@@ -30,7 +34,6 @@ log = logging.getLogger(__name__)
 FACTS, HEAD, CARD = "slmkit_adapter.json", "head.safetensors", "README.md"
 CONFIG = "adapter_config.json"
 WEIGHTS = {"peft": "adapter_model.safetensors", "mlx": "adapters.safetensors"}
-LAYOUTS = {"bnb": "peft", "mlx": "mlx"}  # what each backend reads
 KEPT = (HEAD, "finetune.json", CARD)  # what is copied as it is
 TYPES = {"F32": ("float32", "<u4"), "F16": ("float16", "<u2"), "BF16": ("bfloat16", "<u2")}
 ELSEWHERE = {  # settings of PEFT that change what is computed and that mlx-lm has no word for
@@ -51,47 +54,6 @@ ELSEWHERE = {  # settings of PEFT that change what is computed and that mlx-lm h
 }
 
 
-@dataclass(frozen=True)
-class Names:
-    """How both call the linear layers of a kind of block.
-
-    Attributes
-    ----------
-    models : tuple of str
-        Values of `model_type` for which this was checked.
-    peft, mlx : str
-        What stands before a block's number: in transformers' classes and in mlx-lm's.
-    keys : tuple of str
-        Linear layers inside a block, by the same name in both.
-    """
-
-    models: tuple[str, ...]
-    peft: str
-    mlx: str
-    keys: tuple[str, ...]
-
-    def prefix(self, layout: str) -> str:
-        """What stands before a block's number in a layout."""
-        return self.peft if layout == "peft" else self.mlx
-
-
-NAMES = (
-    Names(
-        ("llama", "mistral", "gemma", "gemma2", "gemma3_text", "qwen2", "phi3"),
-        "model.layers.",
-        "model.layers.",
-        (
-            *(f"self_attn.{name}_proj" for name in ("q", "k", "v", "o", "qkv")),
-            *(f"mlp.{name}_proj" for name in ("gate", "up", "down", "gate_up")),
-        ),
-    ),
-    Names(
-        ("falcon",),
-        "transformer.h.",
-        "model.h.",
-        ("self_attention.query_key_value", "self_attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"),
-    ),
-)
 Matrix = tuple[str, np.ndarray]  # number type and raw bits
 
 
@@ -130,6 +92,13 @@ def layout_of(folder: Path) -> str | None:
     return found[0] if len(found) == 1 else None
 
 
+def file_of(folder: Path) -> Path | None:
+    """The file with what was trained: an adapter's matrices, or whole weights; None where there is none."""
+    layout = layout_of(folder)
+    found = folder / (WEIGHTS[layout] if layout else TRAINED)
+    return found if found.is_file() else None
+
+
 def read(folder: str | Path) -> Adapter:
     """Read an adapter of either layout.
 
@@ -163,7 +132,7 @@ def read(folder: str | Path) -> Adapter:
 
 
 def convert(folder: str | Path, out: str | Path, to: str) -> Path:
-    """Write an adapter in the other layout, with its head, its card and what it says of its base.
+    """Write an adapter, or weights trained as a whole, in the other layout, with head, card and the facts of its base.
 
     Parameters
     ----------
@@ -189,11 +158,11 @@ def convert(folder: str | Path, out: str | Path, to: str) -> Path:
     if to not in WEIGHTS:
         raise unknown("layout", to, WEIGHTS)
     check_new(out)
-    if layout_of(folder) == to:
+    if (layout_of(folder) or whole.layout_of(folder, facts_of(folder))) == to:
         raise InputError(f"the adapter in {folder} is in the layout {to!r} already; copy it as it is")
-    adapter = read(folder)
+    write = _writer(folder, to)
     with files.on_disk(out, "nothing was written"), assets.atomic_folder(out) as aside:
-        _write(adapter, folder, aside, to)
+        write(aside)
         aside.chmod(0o755)  # a temporary folder is closed to others
     return out
 
@@ -210,10 +179,10 @@ def for_backend(folder: Path, backend: str, source: ModelSource) -> Path:
     Raises `InputError` for a model that the two engines do not compute alike by these names, and for an adapter that
     the other layout cannot say; an adapter of no known layout is left to the backend, which says what is wrong.
     """
-    wanted, found = LAYOUTS.get(backend), layout_of(folder)
+    facts = facts_of(folder)
+    wanted, found = LAYOUTS.get(backend), layout_of(folder) or whole.layout_of(folder, facts)
     if wanted is None or found is None or wanted == found:
         return folder
-    facts = facts_of(folder)
     check_base(folder, facts, source)
     config = assets.read_json(source.folder / "config.json")
     kind = str(config.get("model_type"))
@@ -224,12 +193,11 @@ def for_backend(folder: Path, backend: str, source: ModelSource) -> Path:
             f"not know how the layers of {kind!r} are called there. It converts adapters of {', '.join(known)}"
         )
     final = assets.cache_dir() / "adapters" / f"{_digest(folder)}-{wanted}"
-    adapter = read(folder)
-    _check_last(adapter, folder, config)
+    write = _writer(folder, wanted, config)
     if not assets.is_whole(final):
         log.info("converting the adapter in %s to the layout %s once, into %s", folder, wanted, final)
         with files.on_disk(final), assets.atomic_folder(final) as aside:
-            _write(adapter, folder, aside, wanted)
+            write(aside)
     if facts.get("bits") in (4, 8):
         log.warning(
             "the adapter in %s was trained on %s bits as another backend rounds them; those of %s differ a little: "
@@ -250,6 +218,17 @@ def check_base(folder: Path, facts: Mapping[str, Any], source: ModelSource) -> N
             f"the adapter in {folder} was trained on {facts.get('model')} ({facts.get('revision')}), not on "
             f"{source.name} ({source.revision}): load the model it belongs to, or train it again on this one"
         )
+
+
+def _writer(folder: Path, to: str, config: Mapping[str, Any] | None = None) -> Callable[[Path], None]:
+    """What writes a folder's adapter or weights in a layout, checked first; `config` is the model's, if known."""
+    if whole.layout_of(folder, facts := facts_of(folder)):
+        rename = whole.renaming(folder, LAYOUTS[facts["backend"]], to)
+        return lambda out: _beside(folder, out, to, whole.write(folder, rename, out))
+    adapter = read(folder)
+    if config is not None:
+        _check_last(adapter, folder, config)
+    return lambda out: _write(adapter, folder, out, to)
 
 
 def _check_last(adapter: Adapter, folder: Path, config: Mapping[str, Any]) -> None:
@@ -352,12 +331,17 @@ def _write(adapter: Adapter, folder: Path, out: Path, to: str) -> None:
         for name, (kind, matrix) in whole.items()
     }
     serialize_file(specs, out / WEIGHTS[to], {"format": "pt" if to == "peft" else "mlx"})
-    facts = facts_of(folder)
-    settings = _peft_config(adapter, facts) if to == "peft" else _mlx_config(adapter)
+    settings = _peft_config(adapter, facts_of(folder)) if to == "peft" else _mlx_config(adapter)
     (out / CONFIG).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    _beside(folder, out, to, {})
+
+
+def _beside(folder: Path, out: Path, to: str, more: Mapping[str, Any]) -> None:
+    """What goes with the weights: the facts with `more` among them, head, record and card."""
+    facts = facts_of(folder)
     if facts:
         backend = next(name for name, layout in LAYOUTS.items() if layout == to)
-        facts = {**facts, "backend": backend, "trained_with": facts.get("trained_with") or facts.get("backend")}
+        facts = {**facts, "backend": backend, "trained_with": facts.get("trained_with") or facts.get("backend"), **more}
         (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     for name in KEPT:
         if (folder / name).is_file():
@@ -394,6 +378,6 @@ def _peft_config(adapter: Adapter, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _digest(folder: Path) -> str:
     """What identifies an adapter's content."""
-    names = [CONFIG, FACTS, *WEIGHTS.values(), *KEPT]
+    names = [CONFIG, FACTS, *WEIGHTS.values(), TRAINED, *KEPT]
     hashes = [f"{name} {files.sha256_of(folder / name)}" for name in names if (folder / name).is_file()]
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:16]
