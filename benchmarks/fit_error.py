@@ -166,16 +166,16 @@ def recorded(folder: Path = RECORDS) -> Iterator[dict[str, Any]]:
             yield row(case, record[peak], record[seconds] if seconds else None, missing, steps=1)
 
 
-def again(table: Path) -> Iterator[dict[str, Any]]:
+def again(table: Path, cases: Sequence[Case] = CASES) -> Iterator[dict[str, Any]]:
     """The measured cases of a table with today's predictions; the full-size records are read anew instead."""
     with open(table, encoding="utf-8", newline="") as file:
         known = {_key(one): one for one in csv.DictReader(file)}
-    for case in CASES:
+    for case in cases:
         one = known.get(_key(vars(case)))
         if one is not None:
             found = row(case, int(one["measured_bytes"]), float(one["measured_s"]) if one["measured_s"] else None)
             print(_line(found))
-            yield found
+            yield {**one, **found}  # with the machine and the day it was measured
 
 
 def _key(values: Mapping[str, Any]) -> tuple[str, ...]:
@@ -206,9 +206,10 @@ def write(rows: Sequence[dict[str, Any]], facts: dict[str, Any], out: Path) -> N
     same |= {"measured_utc": datetime.now(UTC).isoformat(timespec="seconds")}
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*rows[0], *same], lineterminator="\n")
+        names = list(dict.fromkeys([*rows[-1], *same]))
+        writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({**one, **same} for one in rows)
+        writer.writerows({**same, **one} for one in rows)
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -225,7 +226,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main() -> int:
     """Measure, print a line a case, write the table, judge."""
     parser = common.parser(__doc__)
-    parser.add_argument("--only", default="", help="cases whose model or method holds this")
+    parser.add_argument("--only", default="", help="cases whose model or method holds this; --out keeps its others")
     parser.add_argument("--folder", type=Path, help="where random checkpoints are kept and looked for")
     parser.add_argument("--out", type=Path, default=OUT, help="the table, CSV")
     parser.add_argument("--again", action="store_true", help="predict anew what --out holds measured; measure nothing")
@@ -236,19 +237,18 @@ def main() -> int:
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
     facts = common.describe()
     cases = [case for case in CASES if arguments.only in f"{case.model} {case.method}"]
+    cases = [] if arguments.again else cases
     rows = []
-    if arguments.again:
-        rows = list(again(arguments.out))
-        cases = []
+    if arguments.out.is_file() and (arguments.again or arguments.only):
+        rows = list(again(arguments.out, [case for case in CASES if case not in cases]))
     with tempfile.TemporaryDirectory() as name:
         os.environ.setdefault("SLMKIT_CACHE", str(Path(name) / "cache"))
         for one in measure(cases, arguments.folder or Path(name)):
             rows.append(one)
             print(_line(one), flush=True)
-    if not arguments.only:
-        for one in recorded():
-            rows.append(one)
-            print(_line(one))
+    for one in recorded():
+        rows.append(one)
+        print(_line(one))
     write(rows, facts, arguments.out)
     if arguments.plot:
         draw(arguments.out, arguments.plot)

@@ -150,10 +150,11 @@ def test_stored_bytes_of_an_encoder_are_those_loaded(bits: int, tiny_encoder: Mo
         assert estimate.stored_bytes(tiny_encoder.folder, bits) == pytest.approx(model.weight_bytes(), rel=0.01)
 
 
+@pytest.mark.parametrize("plain", [True, False])
 @pytest.mark.parametrize("name", [n for n in DECODERS if n != "gemma-2-2b-it"])
-def test_what_the_backward_pass_keeps_is_what_autograd_saves(name: str, tmp_path: Path) -> None:
+def test_what_the_backward_pass_keeps_is_what_autograd_saves(name: str, plain: bool, tmp_path: Path) -> None:
     """Bytes that torch saves in a forward pass with adapters, over what is predicted a token and block."""
-    from slmkit.backends._torch import loading, scoring, training
+    from slmkit.backends._torch import loading, quick, scoring, training
     from slmkit.backends.base import LoRAConfig
 
     config = tiny(name)
@@ -161,6 +162,9 @@ def test_what_the_backward_pass_keeps_is_what_autograd_saves(name: str, tmp_path
     source = ModelSource(str(folder), folder, "random", "decoder", False)
     model = loading.load_module(source, 16, torch.bfloat16, torch.device("cpu"))
     wrapped = training._with_lora(model, LoRAConfig(rank=16), torch.bfloat16)
+    quick.fuse(wrapped)
+    body = scoring.body_of(wrapped.base_model.model)
+    quick.Attention(body, torch.device("cpu")).fit(quick.SHORT_TOKENS + (0 if plain else 1))
     weights = {p.untyped_storage().data_ptr() for p in wrapped.parameters()}
     rows, tokens, kept = 4, 64, {}
     ids = torch.randint(3, config["vocab_size"], (rows, tokens))
@@ -174,11 +178,11 @@ def test_what_the_backward_pass_keeps_is_what_autograd_saves(name: str, tmp_path
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        out = scoring.body_of(wrapped.base_model.model)(input_ids=ids, attention_mask=mask, use_cache=False)
+        out = body(input_ids=ids, attention_mask=mask, use_cache=False)
     assert out.last_hidden_state.requires_grad
     net = estimate.network_of(folder)
-    each = activations.kept_bytes(net, 2, rank=16) * rows * tokens + activations.scores_bytes(net, rows, tokens)
-    predicted = each * net.layers
+    scores = activations.scores_bytes(net, rows, tokens, 2, plain=plain)
+    predicted = (activations.kept_bytes(net, 2, rank=16) * rows * tokens + scores) * net.layers
     assert sum(kept.values()) == pytest.approx(predicted, rel=0.16), sum(kept.values()) / predicted
 
 

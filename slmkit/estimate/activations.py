@@ -48,9 +48,13 @@ def kept_bytes(net: Network, number: int, *, rank: int) -> int:
     return norms + number * (inputs + attention + mlp + ranks)
 
 
-def scores_bytes(net: Network, rows: int, tokens: int) -> int:
-    """Bytes of attention scores that one trained block keeps, where they exist as a whole."""
-    return rows * net.heads * tokens * tokens * net.score_bytes
+def scores_bytes(net: Network, rows: int, tokens: int, number: int, *, plain: bool) -> int:
+    """Bytes of attention scores that one trained block keeps, where they exist as a whole.
+
+    That is in some architectures, and where plain attention is taken for short rows (`plain`): in float32, and in D.
+    """
+    kept = net.score_bytes or (FLOAT32 + number if plain else 0)
+    return rows * net.heads * tokens * tokens * kept
 
 
 def mask_bytes(net: Network, rows: int, tokens: int, number: int) -> int:

@@ -240,7 +240,8 @@ def _working(net: Network, use: Use) -> Iterator[Term]:
             n, whose = 1, "the one block that is computed anew"
         why = f"{said} x {kept:,} bytes that {whose} keeps for the backward pass, x {SLACK}"
         yield Term("activations", "activations", round(SLACK * kept * n * tokens), use.place, why)
-        scores = scores_bytes(net, use.rows, use.seq)
+        plain = use.device == "cpu" and d == 2 and use.seq <= PLAIN_TOKENS
+        scores = scores_bytes(net, use.rows, use.seq, d, plain=plain)
         why = f"{use.rows} rows x {net.heads} heads x {use.seq} x {use.seq} scores, which {n} blocks keep, x {SLACK}"
         yield Term("attention scores", "activations", round(SLACK * scores * n), use.place, why)
     why = f"{said} x {passing // max(1, tokens):,} bytes at the widest place of a block, x {SLACK}"
@@ -272,6 +273,7 @@ def _cached(net: Network, use: Use) -> Iterator[Term]:
         yield Term("kept states", "cache", n_bytes if n_bytes <= MAX_KEPT_BYTES else 0, use.place, why)
 
 
+PLAIN_TOKENS = 128  # of a row, as slmkit.backends._torch.quick has it
 CUTTABLE = {"llama", "mistral", "phi3"}  # as slmkit.backends._torch.prefix has it
 MAX_KEPT_BYTES = 1 << 30
 

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from slmkit.backends import _shared as shared
-from slmkit.backends._torch import prefix, scoring, traits
+from slmkit.backends._torch import prefix, quick, scoring, traits
 from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError
 
@@ -216,13 +216,15 @@ class Loop:
         self.body = scoring.body_of(model)
         self.pad_id, self.config, self.where, self.key = pad_id, config, where, key
         self.border = traits.rope_border(self.body.config)
+        self.attention = quick.Attention(self.body, where)
         self.no_cache = {"use_cache": False} if model.get_output_embeddings() is not None else {}  # encoders have none
         named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.lora = list(named.values())
         self.masters = [p.detach().float().clone().requires_grad_(True) for p in self.lora]
         self.trained = [*self.masters, *objective.parameters()]
         self.names = [*named, *(f"objective.{i}" for i in range(len(self.trained) - len(named)))]
-        self.optimiser = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=0.01)
+        how = {"lr": config.learning_rate, "weight_decay": 0.01, "fused": where.type == "cpu"}  # fewer passes there
+        self.optimiser = torch.optim.AdamW(self.trained, **how)
         self.states: prefix.States | None = None  # outputs of the blocks below the first trained one, by row
         self.recomputes = False
         self.amplified = AMPLIFIED if self.lora[0].dtype == torch.float16 else 1.0
@@ -341,6 +343,7 @@ class Loop:
             given = {"input_ids": ids}
         else:
             given = {"inputs_embeds": nn.utils.rnn.pad_sequence([self.states(i) for i in rows], batch_first=True)}
+        self.attention.fit(ids.shape[1])
         hidden: torch.Tensor = self.body(**given, attention_mask=mask, **self.no_cache).last_hidden_state
         return hidden
 

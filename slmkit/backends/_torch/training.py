@@ -25,7 +25,7 @@ from slmkit.backends import _completions as completions
 from slmkit.backends import _course as course
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
-from slmkit.backends._torch import full, loading, loop
+from slmkit.backends._torch import full, loading, loop, quick
 from slmkit.backends.base import LoRAConfig, Progress, Watch
 from slmkit.errors import AssetError, InputError, SlmkitError
 
@@ -144,6 +144,8 @@ def _open(source: ModelSource, bits: int, config: LoRAConfig, *, head: bool) -> 
         full.open_up(model, config, head=head)
     else:
         wrapped = _with_lora(model, config, dtype)
+        if where.type == "cpu":
+            quick.fuse(wrapped)
     return _Opened(source, bits, model, wrapped, tokenizer, where)
 
 
