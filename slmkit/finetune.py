@@ -250,7 +250,7 @@ def _as_before(folder: Path, ended: Mapping[str, Any], about: Mapping[str, Any])
     asked = json.loads(json.dumps(about))
     if changed := [name for name in asked if name != "slmkit" and asked[name] != ended.get(name)]:
         raise InputError(
-            f"out must be a new or an empty folder; {folder} holds a complete tuning that differs in {', '.join(changed)}"
+            f"out must be a new or an empty folder; {folder} is complete and differs in {', '.join(changed)}"
         )
     log.warning("the work is done: %s is complete, and the checkpoints that a kill left beside it are removed", folder)
     names = [name for name in Tuned.__dataclass_fields__ if name in ended]

@@ -440,11 +440,11 @@ def test_a_kill_beside_a_complete_folder_is_cleaned_up_and_said(
     with pytest.raises(InputError, match="out must be a new or an empty folder"):
         slmkit.finetune(name, table(), **how)
     shutil.copytree(kept, partial)
-    with pytest.raises(InputError, match="holds a complete tuning that differs in config"):
+    with pytest.raises(InputError, match="is complete and differs in config"):
         slmkit.finetune(name, table(), **{**how, "epochs": 2})
     assert not partial.exists()
     shutil.copytree(kept, partial)
-    with pytest.raises(InputError, match="holds a complete tuning that differs in dialogues"):
+    with pytest.raises(InputError, match="is complete and differs in dialogues"):
         slmkit.finetune(name, table(), **how, train=5)
 
 

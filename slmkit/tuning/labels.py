@@ -191,7 +191,7 @@ def _as_before(folder: Path, ended: Mapping[str, Any], asked: Mapping[str, Any])
     """The tuning that ended, if it is the one asked for."""
     if changed := [name for name in asked if asked[name] != ended.get(name)]:
         raise InputError(
-            f"out must be a new or an empty folder; {folder} holds a complete tuning that differs in {', '.join(changed)}"
+            f"out must be a new or an empty folder; {folder} is complete and differs in {', '.join(changed)}"
         )
     log.warning("the work is done: %s is complete, and the checkpoints that a kill left beside it are removed", folder)
     return TunedLabels(**{name: ended[name] for name in TunedLabels.__dataclass_fields__} | {"folder": folder})
