@@ -80,7 +80,7 @@ def matched(arguments: Any, seed: int, texts: list[str]) -> Path:
 
 def without_test(texts: list[str], test: pd.DataFrame) -> list[str]:
     """Texts without copies and near-copies of the test rows."""
-    from slmkit import leaks
+    from slmkit.splits import leaks
 
     found = leaks.check({"test": test, "pool": texts}, within=False).across[0].rows["row"]
     return [text for i, text in enumerate(texts) if i not in set(found.tolist())]

@@ -29,11 +29,11 @@ import numpy as np
 import pandas as pd
 
 from benchmarks import common, domain_tuning_work
-from slmkit import jobs
+from slmkit import jobs, plots
 from slmkit.console import Lines, about
 from slmkit.errors import InputError, listed
 from slmkit.tasks import domain_dialogues
-from slmkit.tuning import fact_plots, facts
+from slmkit.tuning import facts
 
 MODEL = "smollm2-135m-instruct"
 CSV = Path(__file__).resolve().parent.parent / "data" / "tuning" / "domain_tuning.csv"
@@ -208,7 +208,7 @@ def write(arguments: Any, told: dict[str, Any], rows: list[dict[str, Any]], vers
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
     """The picture, by its ending."""
-    figure = fact_plots.facts_vs_cost(frame)
+    figure = plots.facts_vs_cost(frame)
     if path.suffix == ".html":
         figure.write_html(path, include_plotlyjs=True)
     else:

@@ -1,6 +1,6 @@
 """How far `slmkit.estimate` is from what is measured: predicted against measured peak memory, a child process a case.
 
-    python -m benchmarks.fit_error                       # all 30 cases, about 20 minutes on two cores
+    python -m benchmarks.fit_error                       # all 34 cases, about 25 minutes on two cores
     python -m benchmarks.fit_error --only qwen --out x.csv
 
 Each case runs through slmkit's own code (scoring, writing, embedding, LoRA training of three steps) in a fresh process;
@@ -81,6 +81,8 @@ HELD_OUT = (
     ("smollm2-135m-instruct", 16, "embed", 512, 4),
     ("smollm2-135m-instruct", 4, "qlora", 128, 4),
     ("smollm2-135m-instruct", 8, "qlora", 64, 2),
+    ("smollm2-135m-instruct", 16, "full", 64, 4),
+    ("smollm2-135m-instruct", 16, "full", 128, 4, 4),
     ("minilm", 16, "embed", 256, 8),
     ("gemma-3-270m", 16, "score", 64, 32),
     ("gemma-3-270m", 4, "qlora", 64, 4),

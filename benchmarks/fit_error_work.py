@@ -14,6 +14,7 @@ import numpy as np
 
 from slmkit import assets, backends, footprint, jobs
 from slmkit.backends.base import LoRAConfig
+from slmkit.training import ways
 
 STEPS = 3
 LABELS = ((" x", " y"), (" no x", " yes x"))
@@ -27,8 +28,8 @@ def prepare(model: str, bits: int, **_: Any) -> dict[str, Any]:
 
 def measure(model: str, bits: int, method: str, seq: int, batch: int, last_blocks: int | None) -> dict[str, Any]:
     """Run the case; seconds of its main call and the process's peak, in bytes."""
-    if method in ("lora", "qlora", "last-k"):
-        seconds = _train(model, bits, seq, batch, last_blocks)
+    if method in ways.WAYS:
+        seconds = _train(model, bits, method, seq, batch, last_blocks)
     else:
         seconds = _infer(model, bits, method, seq, batch)
     return {"seconds": seconds, "peak_bytes": footprint.peak_ram_bytes()}
@@ -65,13 +66,14 @@ def _infer(model: str, bits: int, method: str, seq: int, batch: int) -> float:
         return time.perf_counter() - began
 
 
-def _train(model: str, bits: int, seq: int, batch: int, last_blocks: int | None) -> float:
+def _train(model: str, bits: int, method: str, seq: int, batch: int, last_blocks: int | None) -> float:
     source = assets.resolve(model)
     texts = _rows(lambda t: backends.count_tokens(model, t), seq, batch)
     y = np.arange(batch) % 2
     config = LoRAConfig(
-        epochs=STEPS, batch_size=batch, last_blocks=last_blocks, max_length=seq, max_batch_tokens=batch * seq
-    )
+        epochs=STEPS, batch_size=batch, last_blocks=last_blocks, max_length=seq, max_batch_tokens=batch * seq,
+        trains=ways.get(method).trains, learning_rate=ways.rate(method, None),
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as out:
         began = time.perf_counter()
         history = backends.choose("bnb").train_lora(

@@ -52,7 +52,8 @@ def jaccard(texts: list[str], a: int, b: int) -> float:
 
 def work(n: int, n_planted: int, seed: int) -> dict[str, Any]:
     """What the child process measures: the guard alone is timed, its peak is that of the whole process."""
-    from slmkit import alike, footprint, leaks
+    from slmkit import footprint
+    from slmkit.splits import alike, leaks
 
     rng = np.random.default_rng(seed)
     rows = messages(n, rng)

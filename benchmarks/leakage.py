@@ -21,7 +21,8 @@ ALL, HALF = "financial_phrasebank", "financial_phrasebank_50agree"
 
 def pools(seed: int) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Test rows of AllAgree, the clean pool and the leaking pool of 50Agree."""
-    from slmkit import data, leaks, tasks
+    from slmkit import data, tasks
+    from slmkit.splits import leaks
 
     test = data.split(tasks.get(ALL).load(), seed=seed).test
     pool = data.deduplicate(tasks.get(HALF).load())[0]

@@ -132,7 +132,7 @@ def gemma(arguments: Any, task: str) -> tuple[dict[str, Any], list[common.Target
 
 def paired(sixteen: Any, four: Any, out: Path) -> dict[str, Any]:
     """McNemar of two runs on the same rows: accuracy of the first minus that of the second, interval and p."""
-    from slmkit import pairs
+    from slmkit.runs import pairs
 
     found = pairs.paired(sixteen, four, out)
     if found is None or found["n"] != sixteen.n_test:

@@ -18,7 +18,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from slmkit import __version__, adapter_commands, curve_command, data_commands, distil_commands, tune_command
+from slmkit import __version__
+from slmkit.commands import adapters, curve, data, distil, options, tune
 from slmkit.errors import InputError, SlmkitError
 
 STOPPED = 130
@@ -67,11 +68,11 @@ app = typer.Typer(
 )
 
 
-app.command(short_help="Tune a model on labels or dialogues.")(tune_command.tune)
-adapter_commands.add_to(app)
-distil_commands.add_to(app)
-app.command("learning-curve", short_help="Is it worth labelling more?")(curve_command.learning_curve)
-app.add_typer(data_commands.app, name="data", short_help="Data sets, their cards, and checks of your own rows.")
+app.command(short_help="Tune a model on labels or dialogues.")(tune.tune)
+adapters.add_to(app)
+distil.add_to(app)
+app.command("learning-curve", short_help="Is it worth labelling more?")(curve.learning_curve)
+app.add_typer(data.app, name="data", short_help="Data sets, their cards, and checks of your own rows.")
 
 
 def _version(asked: bool) -> None:
@@ -97,10 +98,8 @@ def study(
     task: Annotated[
         str, typer.Argument(metavar="TASK_OR_FILE", help="A task's name, or a table: CSV, TSV, JSONL, Parquet, Excel.")
     ],
-    text_column: Annotated[
-        str | None, typer.Option(help="Column that holds the texts; several with commas are joined.")
-    ] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the file that holds the labels.")] = None,
+    text_column: options.TextColumn = None,
+    label_column: options.LabelColumn = None,
     models: Annotated[str, typer.Option(help="Catalog names, hub ids or paths.")] = "minilm,smollm2-135m-instruct",
     methods: Annotated[str, typer.Option(help="The floor always runs.")] = "floor,embedding,prompt,lora",
     bits: Annotated[str | None, typer.Option(help="Of 16, 8, 4; 16,4 by default, or as a model is stored.")] = None,
@@ -108,23 +107,14 @@ def study(
     train: Annotated[int | None, typer.Option(metavar="N", help="Train rows; all that are left by default.")] = None,
     test: Annotated[int | None, typer.Option(metavar="N", help="Test rows; a fifth by default.")] = None,
     epochs: Annotated[float, typer.Option(metavar="E", help="Passes of LoRA over the train rows.")] = 3,
-    split: Annotated[
-        str | None, typer.Option(metavar="SPLIT", help="A split file (.json), or the column that says train or test.")
-    ] = None,
-    test_file: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="A second table: its rows are tested, those of the first learned."),
-    ] = None,
-    allow_leaks: Annotated[
-        bool, typer.Option("--allow-leaks", help="Go on although a given split leaks; every record is marked.")
-    ] = False,
-    relabel: Annotated[bool, typer.Option("--relabel", help="Merge labels that look like slips of the pen.")] = False,
-    accept_license: Annotated[
-        bool,
-        typer.Option("--accept-license", help="Accept the terms of data and models, once on this machine."),
-    ] = False,
+    params: options.Params = None,
+    split: options.Split = None,
+    test_file: options.TestFile = None,
+    allow_leaks: options.AllowLeaks = False,
+    relabel: options.Relabel = False,
+    accept_license: options.AcceptLicense = False,
     seeds: Annotated[str, typer.Option(help="Each splits and trains anew.")] = "0",
-    backend: Annotated[str | None, typer.Option(help="bnb, mlx or dummy; the best that runs here by default.")] = None,
+    backend: options.BackendName = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where runs, models and logs are written.")] = Path("runs"),
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -133,18 +123,9 @@ def study(
 
     Finished runs are skipped: the same command goes on where it was stopped.
     """
-    arguments: dict[str, Any] = {
-        "text_column": text_column,
-        "label_column": label_column,
-        "split": split,
-        "test_file": test_file,
-        "allow_leaks": allow_leaks,
-        "relabel": "proposed" if relabel else None,
-        "accept_license": accept_license,
-        "models": models,
-        "methods": methods,
-    }
-    arguments |= {"bits": bits, "shots": shots, "train": train, "test": test, "epochs": epochs, "seeds": seeds}
+    arguments = options.reading(text_column, label_column, split, test_file, allow_leaks, relabel, accept_license)
+    arguments |= {"models": models, "methods": methods, "bits": bits, "shots": shots, "train": train, "test": test}
+    arguments |= {"epochs": epochs, "seeds": seeds, "params": options.params(params)}
     result = _study(task, out, quiet, **arguments, backend=backend)
     if as_json:
         print(_document(result))
@@ -223,7 +204,7 @@ def models(
     ] = False,
 ) -> None:
     """List the known models: size, licence, what is on disk, what fits here."""
-    from slmkit import model_commands
+    from slmkit.commands import models as model_commands
 
     if install is not None:
         return model_commands.install(install, accept_license)
@@ -241,7 +222,7 @@ def quantize(
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that this command wrote.")] = False,
 ) -> None:
     """Store a model in few bits as a folder that study and load take by its path."""
-    from slmkit import model_commands
+    from slmkit.commands import models as model_commands
 
     model_commands.quantize(model, out, bits, backend, force)
 
@@ -260,7 +241,7 @@ def fit(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Say what a model takes here, term by term and why, and the largest settings that fit; nothing is loaded."""
-    from slmkit import fit_commands
+    from slmkit.commands import fit as fit_commands
 
     how: dict[str, Any] = {"bits": bits, "method": method, "seq": seq, "batch": batch, "last_blocks": last_k}
     fit_commands.show(model, limit=limit, as_json=as_json, rank=rank, backend=backend, **how)

@@ -13,7 +13,8 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit.configurations import (
+from slmkit.runs import Run
+from slmkit.runs.configurations import (
     FOOTPRINTS,
     Configuration,
     as_runs,
@@ -22,8 +23,7 @@ from slmkit.configurations import (
     machine_name,
     setups,
 )
-from slmkit.pairs import Comparison, compare, interval, twins
-from slmkit.runs import Run
+from slmkit.runs.pairs import Comparison, compare, interval, twins
 
 SAME = {  # a smaller change of a cost than this says nothing: two runs on one machine differ by as much
     "stored_bytes": 0.02,

@@ -1,6 +1,6 @@
 """Classifies a table of any size in bounded memory: the input's bytes are copied as they stand, columns are added.
 
-Rows go to `OUTPUT.part` (see `slmkit.partfile`), so that Ctrl-C, `kill -9` or a full disk lose one batch at most; the
+Rows go to `OUTPUT.part` (`slmkit.files.partfile`), so that Ctrl-C, `kill -9` or a full disk lose one batch at most; the
 output appears at once, when it is whole. For Parquet, which cannot be appended to, the part holds the probabilities
 (float64, row by row) and the output is put together at the end.
 """
@@ -23,10 +23,12 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
-from slmkit import columns, data, parquet, partfile, tables
+from slmkit import data
 from slmkit.errors import InputError, SlmkitError, listed
-from slmkit.partfile import State
-from slmkit.tables import Record, Table
+from slmkit.files import partfile
+from slmkit.files.partfile import State
+from slmkit.reading import columns, parquet, tables
+from slmkit.reading.tables import Record, Table
 
 log = logging.getLogger(__name__)
 

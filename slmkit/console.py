@@ -158,7 +158,7 @@ def show_runs(runs: Sequence[Run], folder: Path | None = None) -> None:
     from rich.table import Table
 
     from slmkit import verdict
-    from slmkit.configurations import machine_name, model_name, setups
+    from slmkit.runs.configurations import machine_name, model_name, setups
 
     if not runs:
         return _console().print("no finished run")

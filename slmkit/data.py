@@ -15,11 +15,11 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit import columns, excel, labels, parquet, tables
-from slmkit.alike import normalise
 from slmkit.errors import InputError, listed, short
+from slmkit.reading import columns, excel, labels, parquet, tables
+from slmkit.reading.tables import near_column
 from slmkit.splits import Split, deduplicate, given, split
-from slmkit.tables import near_column
+from slmkit.splits.alike import normalise
 
 __all__ = [
     "Split",

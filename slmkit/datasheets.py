@@ -19,10 +19,12 @@ import pandas as pd
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
-from slmkit import alike, backends, files, leaks, tables, text
+from slmkit import backends, files, text
+from slmkit.classify.floor import unseen_probabilities
 from slmkit.errors import AssetError, InputError, MissingExtra, listed, short
-from slmkit.floor import unseen_probabilities
-from slmkit.leaks import LeakReport
+from slmkit.reading import tables
+from slmkit.splits import alike, leaks
+from slmkit.splits.leaks import LeakReport
 
 MODEL = "smollm2-135m-instruct"
 MAX_TOKENS = 256  # what LoRA and embeddings read of a text by default

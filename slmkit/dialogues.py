@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit import data, splits, tables
+from slmkit import data, splits
 from slmkit.errors import InputError, listed
+from slmkit.reading import tables
 
 ROLES = ("system", "user", "assistant")
 SHIPPED = "domain_dialogues"

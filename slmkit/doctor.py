@@ -15,8 +15,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from slmkit import assets, catalog, energy, estimate, footprint, hub, pieces, places
+from slmkit import assets, catalog, estimate, footprint
+from slmkit.assets import hub
 from slmkit.errors import InputError
+from slmkit.files import pieces, places
+from slmkit.footprint import energy
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 PYTHONS = ((3, 11), (3, 14))  # from, below; pyproject.toml says the same

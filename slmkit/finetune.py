@@ -22,13 +22,14 @@ from typing import Any
 import pandas as pd
 
 import slmkit
-from slmkit import assets, backends, dialogues, estimate, files, forgetting, modelcards, ways
+from slmkit import adapters, assets, backends, dialogues, estimate, files, modelcards, splits
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress, Watch
 from slmkit.dialogues import Dialogue
 from slmkit.errors import InputError
 from slmkit.guard import watch
 from slmkit.guard.plan import Plan
+from slmkit.training import forgetting, recipe, ways
 
 log = logging.getLogger(__name__)
 FILE = "finetune.json"
@@ -52,7 +53,9 @@ class Tuned:
         Tokens of the held-out answers.
     learned, forgotten : Change
         Perplexity before and after with a paired interval: of the held-out answers, and of a neutral text that has
-        nothing to do with them (`slmkit.forgetting`).
+        nothing to do with them (`slmkit.training.forgetting`).
+    n_validation : int
+        Answers held back from those to learn, for early stopping.
     """
 
     folder: Path
@@ -64,6 +67,7 @@ class Tuned:
     n_tokens: int
     learned: forgetting.Change
     forgotten: forgetting.Change
+    n_validation: int = 0
 
     @property
     def stopped(self) -> bool:
@@ -100,6 +104,8 @@ def finetune(
     max_length: int = 512,
     max_batch_tokens: int = 1024,
     seed: int = 0,
+    early_stopping: bool = False,
+    validation_share: float = 0.1,
     checks: bool = True,
     progress: Progress | None = None,
     stop: threading.Event | None = None,
@@ -115,7 +121,8 @@ def finetune(
         "domain_dialogues", or what `slmkit.dialogues.read` reads.
     out : path
         A new folder for the adapter. It appears when all is done, or not at all. Until then OUT.partial beside it holds
-        checkpoints; the same call goes on from them, after a kill too, to the same weights bit for bit.
+        checkpoints; the same call goes on from them, after a kill too, to the same weights bit for bit. After a kill in
+        the very moment between, the same call removes what is left of them and returns what is there.
     bits : {16, 8, 4} or None
         How the frozen weights are stored; None takes the method's own.
     method : {"lora", "qlora", "last-k", "full"}
@@ -135,6 +142,12 @@ def finetune(
         loss jumps or becomes no number, too low and little is learned in the epochs there are.
     epochs, rank, alpha, batch_size, max_length, max_batch_tokens, seed
         See `LoRAConfig`. Rows longer than `max_length` tokens lose the beginning of their prompt.
+    early_stopping : bool
+        Hold `validation_share` of the dialogues to learn back, measure the loss on their answers after each epoch, end
+        after two epochs without a lower one and keep the best epoch's weights. Guards against too many epochs, at the
+        price of dialogues that are not learned. The held-out ones take no part in it.
+    validation_share : float
+        Near-copies and groups stay on one side.
     checks : bool
         Whether silent mistakes are looked for before and after (`slmkit.guard`), in seconds. Warnings are logged and
         stand in finetune.json. False saves the seconds; an end that is not learned, or an adapter that was not applied,
@@ -156,64 +169,66 @@ def finetune(
         Unusable settings, data or model; a folder that holds something; no room for it; a check that failed (of those
         after the training the folder is kept).
     """
-    folder = _new_folder(Path(out))
-    partial = partial_of(folder)
-    safety = _safety(partial, stop, keep_partial)
+    folder = Path(out)
+    ended = _ended(folder)
+    if ended is None:
+        _check_new(folder, keep_partial)
     source = assets.resolve(model)
     way = ways.get(method)
     bits, last_blocks = ways.choose(method, bits, last_blocks, source, writes=True)
     split = dialogues.split(data, seed=seed, train=train, test_share=test_share)
-    learned, held_out = (_answers(part) for part in (split.train, split.test))
+    rows = [*_parted(split.train, validation_share if early_stopping else None, seed), split.test]
     config = LoRAConfig(
-        rank=rank,
-        alpha=alpha,
-        epochs=epochs,
-        learning_rate=ways.rate(method, learning_rate),
-        batch_size=batch_size,
-        last_blocks=last_blocks,
-        max_length=max_length,
-        max_batch_tokens=max_batch_tokens,
-        seed=seed,
-        trains=way.trains,
-    )
+        rank=rank, alpha=alpha, epochs=epochs, learning_rate=ways.rate(method, learning_rate), batch_size=batch_size,
+        last_blocks=last_blocks, max_length=max_length, max_batch_tokens=max_batch_tokens, seed=seed, trains=way.trains,
+    )  # fmt: skip
+    about: dict[str, Any] = {"slmkit": slmkit.__version__, "model": source.name, "revision": source.revision}
+    about |= {"bits": bits, "method": method, "config": asdict(config), "data": _about_data(data)}
+    if ended is not None:
+        return _as_before(folder, ended, about)
     width = max(max_batch_tokens, max_length)  # a row beyond the budget is a batch of its own
     needs: dict[str, Any] = {"batch_tokens": width, "last_blocks": last_blocks, "rank": rank, "backend": backend}
-    estimate.check_fits(source, bits, training=True, full=way.trains == "weights", **needs)
+    lean = estimate.check_training(source, bits, full=way.trains == "weights", **needs)
     engine, source = backends.engine_for(source, backend), backends.prepare(source)
-    asked = [engine.dialogue_prompts(source, [turns for turns, _ in part]) for part in (learned, held_out)]
-    answers = [[answer for _, answer in part] for part in (learned, held_out)]
-    told: dict[str, Any] = {"questions": [turns for turns, _ in learned], "answers": answers[0]}
-    told |= {"learned": split.train["text"].tolist(), "held_out": split.test["text"].tolist()}
-    plan = Plan(engine, source, bits, config, asked[0], **told)
+    learned, checked, held_out = (_answers(engine, source, part) for part in rows)
+    told: dict[str, Any] = {"questions": learned.turns, "answers": learned.answers}
+    told |= {"learned": learned.texts, "held_out": [*held_out.texts, *checked.texts]}
+    plan = Plan(engine, source, bits, config, learned.prompts, **told)
     early = watch.before(plan) if checks else []
-    before, neutral = _score(engine, source, bits, None, asked[1], answers[1], max_length)
+    before, neutral = _score(engine, source, bits, None, held_out, max_length)
+    safety = Watch(
+        checkpoints=partial_of(folder), stop=_set() if keep_partial else stop, recompute=lean,
+        held_out=(checked.prompts, checked.answers) if early_stopping else None,
+        patience=recipe.PATIENCE if early_stopping else None,
+    )  # fmt: skip
     with files.on_disk(folder), _beside(folder) as aside:
         history = engine.train_completion(
-            source, asked[0], answers[0], bits=bits, config=config, out=aside, callback=progress, watch=safety
-        )
-        after, neutral_after = _score(engine, source, bits, aside, asked[1], answers[1], max_length)
+            source, learned.prompts, learned.answers, bits=bits, config=config, out=aside, callback=progress,
+            watch=safety,
+        )  # fmt: skip
+        after, neutral_after = _score(engine, source, bits, aside, held_out, max_length)
         change, forgotten = forgetting.compare(before, after), forgetting.compare(neutral, neutral_after)
         losses = math.log(change.perplexity_before), math.log(change.perplexity_after)
         guard = watch.after(plan, aside, history, early, losses) if checks else {}
-        tuned = Tuned(folder, history, *losses, len(learned), len(held_out), change.n_tokens, change, forgotten)
-        about: dict[str, Any] = {
-            "slmkit": slmkit.__version__,
-            "model": source.name,
-            "revision": source.revision,
-            "backend": engine.name,
-        }
-        about |= {"bits": bits, "method": method, "config": asdict(config), "data": _about_data(data), "guard": guard}
+        tuned = Tuned(
+            folder=folder, history=history, loss_before=losses[0], loss_after=losses[1], n_train=len(learned.answers),
+            n_test=len(held_out.answers), n_tokens=change.n_tokens, learned=change, forgotten=forgotten,
+            n_validation=len(checked.answers),
+        )  # fmt: skip
+        about |= {"backend": engine.name, "guard": guard, "computed_in": adapters.facts_of(aside).get("computed_in")}
         _write(aside, tuned, about, source)
     if not tuned.stopped:  # half a training need not pass
-        backends.clear_checkpoints(partial)
+        backends.clear_checkpoints(partial_of(folder))
         watch.settle(plan, guard, f"the adapter is kept in {folder}")
     return tuned
 
 
-def _new_folder(out: Path) -> Path:
+def _check_new(out: Path, keep_partial: bool) -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"out must be a new or an empty folder; {out} exists. Choose another one or remove it")
-    return out
+    partial = partial_of(out)
+    if keep_partial and backends.unfinished(partial) is None:
+        raise InputError(f"{partial} holds no checkpoint: there is nothing to keep. Tune without keep_partial first")
 
 
 def partial_of(out: Path) -> Path:
@@ -221,15 +236,31 @@ def partial_of(out: Path) -> Path:
     return out.with_name(out.name + ".partial")
 
 
-def _safety(partial: Path, stop: threading.Event | None, keep_partial: bool) -> Watch:
-    if keep_partial:
-        if backends.unfinished(partial) is None:
-            raise InputError(
-                f"{partial} holds no checkpoint: there is nothing to keep. Tune without keep_partial first"
-            )
-        stop = threading.Event()
-        stop.set()
-    return Watch(checkpoints=partial, stop=stop)
+def _ended(folder: Path) -> dict[str, Any] | None:
+    """What a call wrote that was killed when all was in place but its checkpoints, which are removed; else None."""
+    if not (folder / FILE).is_file() or assets.problem_with(folder):
+        return None
+    told: dict[str, Any] = assets.read_json(folder / FILE)
+    return told if backends.clear_ended(partial_of(folder), told["history"]) else None
+
+
+def _as_before(folder: Path, ended: Mapping[str, Any], about: Mapping[str, Any]) -> Tuned:
+    """The tuning that ended, if it is the one asked for."""
+    asked = json.loads(json.dumps(about))
+    if changed := [name for name in asked if name != "slmkit" and asked[name] != ended.get(name)]:
+        raise InputError(
+            f"out must be a new or an empty folder; {folder} holds a complete tuning with another {', '.join(changed)}"
+        )
+    log.warning("the work is done: %s is complete, and the checkpoints that a kill left beside it are removed", folder)
+    names = [name for name in Tuned.__dataclass_fields__ if name in ended]
+    changes = {name: forgetting.Change(**ended[name]) for name in ("learned", "forgotten")}
+    return Tuned(**{"folder": folder, **{name: ended[name] for name in names}, **changes})
+
+
+def _set() -> threading.Event:
+    stop = threading.Event()
+    stop.set()
+    return stop
 
 
 @contextmanager
@@ -246,9 +277,32 @@ def _beside(folder: Path) -> Iterator[Path]:
             partial.rmdir()
 
 
-def _answers(part: pd.DataFrame) -> list[tuple[Sequence[Mapping[str, str]], str]]:
+@dataclass(frozen=True)
+class _Answers:
+    """Answers with what was said before each, rendered and as turns, and the texts that tell their dialogues apart."""
+
+    prompts: list[str]
+    answers: list[str]
+    turns: list[Sequence[Mapping[str, str]]]
+    texts: list[str]
+
+
+def _parted(rows: pd.DataFrame, share: float | None, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Dialogues to learn and dialogues to measure the loss on; near-copies and groups stay on one side."""
+    if share is None:
+        return rows, rows.iloc[:0]
+    try:
+        parts = splits.hold_out(rows, seed=seed, test_share=share)
+    except InputError as error:
+        raise InputError(f"early_stopping holds dialogues back, and these allow none: {error}") from error
+    return parts.train, parts.test
+
+
+def _answers(engine: Backend, source: ModelSource, part: pd.DataFrame) -> _Answers:
     rows: list[Dialogue] = list(part["dialogue"])
-    return [answer for row in rows for answer in row.answers()]
+    found = [answer for row in rows for answer in row.answers()]
+    turns = [before for before, _ in found]
+    return _Answers(engine.dialogue_prompts(source, turns), [a for _, a in found], list(turns), list(part["text"]))
 
 
 def _score(
@@ -256,13 +310,12 @@ def _score(
     source: ModelSource,
     bits: int,
     adapter: Path | None,
-    prompts: list[str],
-    answers: list[str],
+    asked: _Answers,
     max_length: int,
 ) -> tuple[forgetting.Scored, forgetting.Scored]:
     """What the model finds of answers after their prompts, and of the neutral text."""
     with engine.load(source, bits=bits, adapter=adapter) as model:
-        found = forgetting.Scored(*model.answer_loglikelihood(prompts, answers, max_length))
+        found = forgetting.Scored(*model.answer_loglikelihood(asked.prompts, asked.answers, max_length))
         if not found.n_tokens.sum():
             raise InputError(f"no held-out answer fits into max_length={max_length} tokens")
         return found, forgetting.score(model)

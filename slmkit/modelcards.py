@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slmkit import assets, catalog, files, footprint, stored, text
-from slmkit.assets import ModelSource
+from slmkit import assets, catalog, files, footprint, text
+from slmkit.assets import ModelSource, stored
 
 FILE = "README.md"
 MERGED = "slmkit_merged.json"
@@ -166,16 +166,18 @@ def _base_in(known: Mapping[str, Any]) -> Base:
 def for_tuning(values: Mapping[str, Any], base: Base, adapter_bytes: int) -> Card:
     """The card of an adapter that learned dialogues, from what its finetune.json says."""
     data, recipe, scores = _of_dialogues(values)
+    whole = values.get("method") == "full"
+    what = "Trained weights" if whole else "A LoRA adapter"
     return Card(
         title=f"{base.name} tuned on {data.name or 'dialogues'}",
-        summary="A LoRA adapter written by slmkit: it answers in the way of the dialogues it was tuned on.",
+        summary=f"{what}, written by slmkit: the model answers in the way of the dialogues it was tuned on.",
         base=base,
         library=LIBRARIES.get(str(values.get("backend")), "peft"),
-        tags=("lora", "text-generation"),
+        tags=("text-generation",) if whole else ("lora", "text-generation"),
         data=data,
         recipe=recipe,
         scores=scores,
-        footprint={"adapter": adapter_bytes},
+        footprint={"weights" if whole else "adapter": adapter_bytes},
         load=_load_lines(values["model"], base, values["bits"], "THIS_FOLDER", "model.generate([prompt])[0].text"),
         limits=LIMITS,
     )
@@ -216,8 +218,12 @@ def of_tuning(adapter: Path) -> tuple[Data, dict[str, Any], list[Score]]:
 
 def _of_dialogues(values: Mapping[str, Any]) -> tuple[Data, dict[str, Any], list[Score]]:
     named = {name: value for name, value in (values.get("data") or {}).items() if name in Data.__dataclass_fields__}
-    rows = f"{values['n_train']} answers learned, {values['n_test']} held out"
+    back = f", {values['n_validation']} held back to stop by" if values.get("n_validation") else ""
+    rows = f"{values['n_train']} answers learned{back}, {values['n_test']} held out"
     recipe = {"method": values.get("method"), "bits of the base": values.get("bits"), **(values.get("config") or {})}
+    recipe |= {"computed in": values["computed_in"]} if values.get("computed_in") else {}
+    if any("recomputed" in entry for entry in values.get("history") or ()):
+        recipe["memory"] = "blocks computed anew on the way back"
     scores = []
     for key, words in (("learned", "the held-out answers"), ("forgotten", "a neutral text")):
         change = values.get(key) or {}
@@ -244,6 +250,12 @@ def _load_lines(model: str, base: Base, bits: int, adapter: str, use: str) -> st
     first = f"with slmkit.load({json.dumps(known)}, bits={bits}, adapter={json.dumps(adapter)}) as model:"
     ask = '    prompt = model.dialogue_prompt([{"role": "user", "content": "..."}])'
     return "\n".join(["import slmkit", "", first, ask, f"    print({use})"])
+
+
+def load_whole(kind: str) -> str:
+    """Lines that load a folder of weights of their own and use it; `kind` is "decoder" or "encoder"."""
+    use = 'model.generate(["..."])[0].text' if kind == "decoder" else 'model.embed(["..."]).shape'
+    return f'import slmkit\n\nwith slmkit.load("THIS_FOLDER", bits=16) as model:\n    print({use})'
 
 
 def write(folder: Path, card: Card) -> Path:

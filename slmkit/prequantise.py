@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from slmkit import assets, backends, estimate, files, footprint, modelcards, stored
-from slmkit.assets import ModelSource
+from slmkit import assets, backends, estimate, files, footprint, modelcards
+from slmkit.assets import ModelSource, stored
 from slmkit.backends.base import Backend, Stored
 from slmkit.errors import InputError, SlmkitError
 

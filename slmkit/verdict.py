@@ -15,9 +15,9 @@ import pandas as pd
 
 from slmkit import bitcosts, text
 from slmkit.bitcosts import SAME
-from slmkit.configurations import FOOTPRINTS, Configuration, as_runs, configurations, setups, told_apart
-from slmkit.pairs import ALPHA, Comparison, compare
 from slmkit.runs import Run
+from slmkit.runs.configurations import FOOTPRINTS, Configuration, as_runs, configurations, setups, told_apart
+from slmkit.runs.pairs import ALPHA, Comparison, compare
 
 SAME_SIZE = 0.1  # a tenth of the bytes is not a reason to take the less accurate one
 

@@ -7,13 +7,17 @@ import importlib.metadata
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engines import available
+from loopback_server import LoopbackServer, loopback_server
 
+from slmkit import jobs
 from slmkit.assets import ModelSource
+from slmkit.backends.base import Backend
 
 TEXT = """A small model reads a message and says whether it is fraud or not. The bank wrote to you about your account:
 please confirm your password at the link below, or your card will be blocked today. You have won a free prize
@@ -123,6 +127,49 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory, closed_world: None) -
     )  # fmt: skip
     BertModel(config).eval().save_pretrained(folder)
     return _source(folder, "encoder", chat=False)
+
+
+@pytest.fixture(scope="module", params=["bnb", "mlx"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend that reads checkpoints, in turn."""
+    return available(request.param)
+
+
+@pytest.fixture(scope="module")
+def mlx() -> Backend:
+    """The backend mlx; skips where it does not run."""
+    return available("mlx")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory, closed_world: None) -> Callable[[Any], ModelSource]:
+    """Makes the checkpoint of a `checkpoints.Case`, once a file of tests."""
+    from checkpoints import make
+
+    made: dict[str, ModelSource] = {}
+
+    def get(case: Any) -> ModelSource:
+        if case.name not in made:
+            made[case.name] = make(case, tmp_path_factory.mktemp("checkpoint"))
+        return made[case.name]
+
+    return get
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """The jobs that children were started for."""
+    started: list[dict[str, Any]] = []
+    run_child = jobs.run_child
+    monkeypatch.setattr(jobs, "run_child", lambda job, **more: started.append(job) or run_child(job, **more))
+    return started
+
+
+@pytest.fixture
+def server() -> Iterator[LoopbackServer]:
+    """A server of this machine's own that can be told to fail."""
+    with loopback_server() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

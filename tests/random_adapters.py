@@ -27,5 +27,7 @@ def random_peft(source: ModelSource, folder: Path, last: int | None = None, bits
         if "lora_B" in name:
             parameter.data = size * torch.randn_like(parameter)
     wrapped.save_pretrained(folder)
-    _checks.write_adapter_facts(folder, source, "bnb", bits, AutoTokenizer.from_pretrained(source.folder))
+    _checks.write_adapter_facts(
+        folder, source, "bnb", bits, AutoTokenizer.from_pretrained(source.folder), "float32: made up"
+    )
     return folder

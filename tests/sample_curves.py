@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from sample_runs import a_floor, a_run
 
-from slmkit import learning_curve as curve
 from slmkit import metrics
-from slmkit.learning_curve import LearningCurve
+from slmkit.curves import learning as curve
+from slmkit.curves.learning import LearningCurve
 from slmkit.runs import Run, probability_frame, write_run
 from slmkit.study import StudyResult
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import CASES, Case, make
+from checkpoints import CASES, Case
 from random_adapters import random_peft
 from typer.testing import CliRunner
 
@@ -46,20 +46,8 @@ def arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory, closed_world: None) -> Callable[[Case], ModelSource]:
-    made: dict[str, ModelSource] = {}
-
-    def get(case: Case) -> ModelSource:
-        if case.name not in made:
-            made[case.name] = make(case, tmp_path_factory.mktemp("checkpoint"))
-        return made[case.name]
-
-    return get
-
-
-@pytest.fixture(scope="module")
-def llama(checkpoint: Callable[[Case], ModelSource]) -> ModelSource:
-    return checkpoint(DECODERS[0])
+def llama(checkpoints: Callable[[Case], ModelSource]) -> ModelSource:
+    return checkpoints(DECODERS[0])
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +66,7 @@ def adapter(kept: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("case", DECODERS, ids=[case.name.replace(" ", "") for case in DECODERS])
 def test_an_adapter_says_the_same_on_the_other_backend_and_comes_back_bit_for_bit(
-    checkpoint: Callable[[Case], ModelSource], case: Case, tmp_path: Path
+    checkpoints: Callable[[Case], ModelSource], case: Case, tmp_path: Path
 ) -> None:
     import mlx.core as mx
     import torch
@@ -88,7 +76,7 @@ def test_an_adapter_says_the_same_on_the_other_backend_and_comes_back_bit_for_bi
 
     from slmkit.backends._mlx import weights
 
-    source = checkpoint(case)
+    source = checkpoints(case)
     first = random_peft(source, tmp_path / "first")
     np.testing.assert_allclose(scores(source, "mlx", first), scores(source, "bnb", first), atol=NATS)  # by itself
 
@@ -257,9 +245,9 @@ def test_matrices_of_no_linear_layer_or_in_one_block_only_are_named(adapter: Pat
 
 
 def test_an_adapter_of_another_model_is_refused_on_either_backend(
-    checkpoint: Callable[[Case], ModelSource], llama: ModelSource, adapter: Path
+    checkpoints: Callable[[Case], ModelSource], llama: ModelSource, adapter: Path
 ) -> None:
-    other = checkpoint(next(case for case in DECODERS if case.name == "Gemma 3"))
+    other = checkpoints(next(case for case in DECODERS if case.name == "Gemma 3"))
     with pytest.raises(AssetError, match=rf"{adapter} was trained on {llama.folder} \({llama.revision}\), not on"):
         slmkit.load(str(other.folder), backend="mlx", adapter=adapter)
     (adapter / "slmkit_adapter.json").unlink()

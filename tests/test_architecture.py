@@ -19,28 +19,18 @@ LIBRARY = ROOT / "slmkit"
 
 # Imports point down or stay on the floor (without circles). A new module says here where it lives.
 FLOORS = {
-    3: """
-        __main__ console data_commands model_commands fit_commands tune_command curve_command
-        adapter_commands distil_commands
-        report report_tables cards study learning_curve plan arguments folder evaluate bulk
-    """,
+    3: "__main__ commands console report study curves evaluate bulk",
     2: """
-        estimator floor ways recipe lora classify finetune guard tuning cascade
-        forgetting runs configurations pairs bitcosts verdict curve_words curve_series datasheets workshop
-        plots bit_plots fit_plots score_plots curve_plots rate_plots
+        estimator classify training tuning finetune guard cascade
+        runs bitcosts verdict plots cards datasheets workshop
     """,
-    1: """
-        backends tasks shapes footprint energy estimate prequantise modelcards
-        jobs calls background doctor ledger
-    """,
+    1: "backends tasks footprint estimate prequantise modelcards jobs doctor ledger",
     0: """
-        catalog architectures hub assets adapters stored tensors
-        data dialogues labels columns tables excel parquet sources fetch licences
-        leaks alike splits stratify splitfile portions
-        files partfile pieces places prompts metrics curves text errors
+        catalog architectures assets adapters
+        data dialogues reading splits files prompts metrics text errors
     """,
 }
-COMMAND_LINE = {name for name in FLOORS[3].split() if name in ("__main__", "console") or "_command" in name}
+COMMAND_LINE = {"__main__", "commands", "console"}
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names.split()}
 ENGINES = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "mlx", "mlx_lm", "gguf"}
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import available
 from safetensors.numpy import load_file
 
 from slmkit import assets, backends
@@ -36,11 +37,7 @@ LORA = LoRAConfig(rank=4, alpha=8, epochs=6, batch_size=8, learning_rate=5e-3, m
 
 @pytest.fixture(scope="module", params=backends.names())
 def backend(request: pytest.FixtureRequest) -> Backend:
-    found = backends.get(request.param)
-    ok, reason = found.is_available()
-    if not ok:
-        pytest.skip(reason)
-    return found
+    return available(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -359,10 +356,7 @@ def test_encoders_embed_on_bnb_and_are_refused_elsewhere(backend: Backend, tiny_
 
 
 def test_bnb_and_mlx_agree(tiny_decoder: ModelSource) -> None:
-    engines = [backends.get(name) for name in ("bnb", "mlx")]
-    for engine in engines:
-        if not engine.is_available()[0]:
-            pytest.skip(engine.is_available()[1])
+    engines = [available(name) for name in ("bnb", "mlx")]
     with (
         engines[0].load(tiny_decoder, dtype="float32") as torch_model,
         engines[1].load(tiny_decoder, dtype="float32") as mlx_model,

@@ -16,10 +16,11 @@ import pytest
 from loopback_server import Answer, loopback_server
 
 import slmkit
-from slmkit import fetch, jobs
-from slmkit.background import Job, Snapshot
+from slmkit import jobs
 from slmkit.errors import InputError
+from slmkit.files import fetch
 from slmkit.finetune import Tuned
+from slmkit.jobs.background import Job, Snapshot
 
 LONG_S = 60  # a test that waits this long has failed
 CHILD = """

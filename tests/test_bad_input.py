@@ -25,15 +25,6 @@ WEIGHTS = {"bnb": "adapter_model.safetensors", "mlx": "adapters.safetensors"}
 LORA = LoRAConfig(rank=2, alpha=4, epochs=1, batch_size=4, max_length=16)
 
 
-@pytest.fixture(scope="module", params=["bnb", "mlx"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    found = get(request.param)
-    ok, reason = found.is_available()
-    if not ok:
-        pytest.skip(reason)
-    return found
-
-
 @pytest.fixture(scope="module")
 def model(backend: Backend, tiny_decoder: ModelSource) -> Iterator[LanguageModel]:
     with backend.load(tiny_decoder, dtype="float32") as loaded:

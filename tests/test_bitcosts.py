@@ -11,9 +11,9 @@ import pytest
 from sample_runs import HOSTILE, a_floor, a_run, a_study
 
 from slmkit import bitcosts, metrics, plots, report
-from slmkit.configurations import configurations
 from slmkit.errors import InputError
 from slmkit.runs import Run, probability_frame, read_runs, write_run
+from slmkit.runs.configurations import configurations
 
 CHEAP = {"stored_bytes": 71_000_000, "peak_ram_bytes": 500_000_000, "latency_p50_s": 0.02, "p_vs_16bit": None}
 DEAR = CHEAP | {"peak_ram_bytes": 900_000_000, "latency_p50_s": 0.05, "energy_j_per_1000_rows": 600.0}

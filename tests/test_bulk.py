@@ -19,8 +19,9 @@ import pyarrow.parquet as pq
 import pytest
 from full_disk import open_on_full_disk
 
-from slmkit import bulk, classify, partfile
+from slmkit import bulk, classify
 from slmkit.errors import InputError, SlmkitError
+from slmkit.files import partfile
 
 TEXTS = [
     "win a free prize now",

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from sample_runs import a_floor, a_run
 
-from slmkit import cards, folder, report, tasks
+from slmkit import cards, report, tasks
 from slmkit.runs import write_run
+from slmkit.study import folder
 
 HOSTILE_CARD = """# Card <script>alert(1)</script>
 - one

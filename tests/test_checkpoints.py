@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import available
 from full_disk import open_on_full_disk
 from safetensors import safe_open
 
-from slmkit import assets, backends, tensors
-from slmkit.assets import ModelSource
+from slmkit import assets, backends
+from slmkit.assets import ModelSource, tensors
 from slmkit.backends import _checkpoints as checkpoints
 from slmkit.backends import _course as course
 from slmkit.backends.base import Backend, LoRAConfig, Watch
@@ -31,11 +32,7 @@ ASKED, TOLD = [f"What about the {word}?" for word in ("bank", "train", "card", "
 
 @pytest.fixture(params=["bnb", "mlx", "dummy"])
 def backend(request: pytest.FixtureRequest) -> Backend:
-    found = backends.get(request.param)
-    ok, why = found.is_available()
-    if not ok:
-        pytest.skip(why)
-    return found
+    return available(request.param)
 
 
 @pytest.fixture

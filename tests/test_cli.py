@@ -13,7 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from slmkit import __main__ as cli
-from slmkit import catalog, footprint, model_commands
+from slmkit import catalog, footprint
+from slmkit.commands import models as model_commands
 from slmkit.runs import read_runs
 from slmkit.study import StudyResult
 

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from checkpoints import BORDER, CASES, WINDOW, Case, make
+from checkpoints import BORDER, CASES, WINDOW, Case
+from engines import available
 from reference import Reference
 
 import slmkit
@@ -123,9 +124,7 @@ def opened(
     request: pytest.FixtureRequest, checkpoints: Callable[[Case], ModelSource], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cell]:
     case, name = request.param
-    ok, why = backends.get(name).is_available()
-    if not ok:
-        pytest.skip(why)
+    available(name)
     cell = Cell(case, name, checkpoints(case), tmp_path_factory.mktemp("cell"))
     FOUND[case.name, name] = {}
     try:
@@ -150,19 +149,6 @@ def decoder(cell: Cell) -> Cell:
     if cell.case.kind != "decoder":
         pytest.skip("an encoder writes and scores nothing")
     return cell
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory, closed_world: None) -> Callable[[Case], ModelSource]:
-    """Make a case's checkpoint once."""
-    made: dict[str, ModelSource] = {}
-
-    def get(case: Case) -> ModelSource:
-        if case.name not in made:
-            made[case.name] = make(case, tmp_path_factory.mktemp("checkpoint"))
-        return made[case.name]
-
-    return get
 
 
 @trait("bits")

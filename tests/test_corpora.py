@@ -13,8 +13,9 @@ import pytest
 import slmkit_data
 from sklearn.model_selection import StratifiedGroupKFold
 
-from slmkit import alike, data, metrics, tasks
+from slmkit import data, metrics, tasks
 from slmkit.classify import FloorClassifier
+from slmkit.splits import alike
 from slmkit.tasks import domain_dialogues
 
 COLUMNS = {  # of which the card gives the count of every value

@@ -22,6 +22,7 @@ class Planted:
     """A learner of one weight: what goes wrong with it, and when, is told to it."""
 
     bears: int = 10**9  # tokens at once
+    spares: int = 0  # tokens at once that it bears when it computes anew on the way back; 0 where it cannot
     losses: dict[int, float] = field(default_factory=dict)  # by the number of the call
     norms: dict[int, float] = field(default_factory=dict)
     held_out: list[float] = field(default_factory=list)
@@ -44,6 +45,11 @@ class Planted:
 
     def free(self) -> None:
         pass
+
+    def recompute(self) -> bool:
+        spared, self.bears = self.spares, self.spares or self.bears
+        self.spares = 0
+        return bool(spared)
 
     def count(self, batch: np.ndarray) -> int:
         return len(batch)
@@ -141,3 +147,17 @@ def test_the_best_epoch_is_known_after_an_interruption(tmp_path: Path) -> None:
     assert second.value[0] == 4 and len(history) == 8 and history[-1]["stopped_early"] == 1
     third = Planted()
     assert walk(third, watch, epochs=9) == history and third.value[0] == 4
+
+
+def test_checkpoints_of_an_ended_training_are_cleared_and_those_of_another_left(tmp_path: Path) -> None:
+    history = walk(Planted(), Watch(checkpoints=tmp_path / "kept"))
+    assert not backends.clear_ended(tmp_path / "none", history)
+    other = [{**history[0], "seconds": history[0]["seconds"] + 1}, *history[1:]]
+    stopped = [*history[:-1], {**history[-1], "stopped": 1}]
+    for foreign in (other, history[:3], stopped):
+        assert not backends.clear_ended(tmp_path / "kept", foreign)
+        assert backends.unfinished(tmp_path / "kept") == (8, 8)
+    (tmp_path / "kept" / ".aside-of-a-kill").mkdir()
+    for file in sorted((tmp_path / "kept").glob("checkpoint-*"))[-1].iterdir():
+        file.unlink()  # the removal was cut off: the checkpoint before it is of the same training
+    assert backends.clear_ended(tmp_path / "kept", history) and not (tmp_path / "kept").exists()

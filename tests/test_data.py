@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from slmkit import data, leaks
+from slmkit import data
 from slmkit.errors import InputError
+from slmkit.splits import leaks
 
 ROWS = [("Win a prize now", "spam"), ("See you at noon", "ham"), ("Free ring tone", "spam"), ("Call me, please", "ham")]
 

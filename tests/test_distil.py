@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 from typer.testing import CliRunner
 
 import slmkit
-from slmkit import metrics, prune
+from slmkit import backends, metrics, prune
 from slmkit.__main__ import app
 from slmkit.assets import ModelSource
 from slmkit.classify import EmbeddingClassifier, FloorClassifier, LoRAClassifier, PromptClassifier, load_classifier
@@ -293,5 +293,28 @@ def test_the_command_prunes(tiny_decoder: ModelSource, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     told = json.loads(done.stdout)
     assert (told["kept"], told["blocks"], told["measure"]) == ([1], 2, "given")
+    card = (tmp_path / "one" / "README.md").read_text()
+    assert card.startswith("---\nbase_model: ") and "\n- pruned\n" in card and "library_name: transformers" in card
+    for words in ("with 1 of 2 blocks", "| blocks dropped | `0` |", "named by hand", "## Made with", "slmkit.load("):
+        assert words in card
+    assert str(tmp_path) not in card
     wrong = CliRunner().invoke(app, ["prune", name, "--blocks", "1-2", "-o", str(tmp_path / "two")])
     assert wrong.exit_code == 2 and "--blocks must be whole numbers with commas between" in wrong.output
+
+
+def test_the_command_matches_states(tiny_decoder: ModelSource, tmp_path: Path) -> None:
+    if not backends.get("bnb").is_available()[0]:
+        pytest.skip(backends.get("bnb").is_available()[1])
+    name, pool = str(tiny_decoder.folder), tmp_path / "pool.csv"
+    pd.DataFrame({"text": sentences(40, 3)[0], "label": ["?"] * 40}).to_csv(pool, index=False)
+    assert CliRunner().invoke(app, ["prune", name, "--blocks", "0", "-o", str(tmp_path / "one")]).exit_code == 0
+    command = ["distill", name, str(tmp_path / "one"), str(pool), "-o", str(tmp_path / "near"), "--match-states"]
+    wrong = CliRunner().invoke(app, [*command, "--labels", str(pool), "--temperature", "2"])
+    assert wrong.exit_code == 2 and "leave out --labels, --temperature" in wrong.output
+    done = CliRunner().invoke(app, [*command, "--json"])
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["distance_after"] < told["distance_before"] and told["n_train"] + told["n_test"] == 40
+    card = (tmp_path / "near" / "README.md").read_text()
+    assert "hidden states of its teacher" in card and f"{told['n_train']} texts learned" in card
+    assert f"{told['distance_after']:.2f}"[:3] in card and str(tmp_path) not in card

@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from slmkit import assets, backends, catalog, doctor, footprint, pieces
+from slmkit import assets, backends, catalog, doctor, footprint
 from slmkit.doctor import Check
+from slmkit.files import pieces
 
 MB = 1_000_000
 
@@ -178,7 +179,7 @@ def test_home_folder_is_not_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 def test_importing_the_measuring_parts_loads_no_engine() -> None:
     code = (
-        "import sys; from slmkit import doctor, energy, estimate, footprint, metrics, shapes; "
+        "import sys; from slmkit import doctor, estimate, footprint, metrics; "
         "print(sorted({'torch', 'transformers', 'mlx', 'bitsandbytes', 'peft'} & set(sys.modules)))"
     )
     root = Path(__file__).resolve().parent.parent

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from slmkit import catalog, estimate, footprint, shapes
+from slmkit import catalog, estimate, footprint
 from slmkit.assets import ModelSource
 from slmkit.errors import AssetError, InputError, NotEnoughMemory
+from slmkit.estimate import shapes
 
 MB = 1_000_000
 SMOL = "smollm2-135m-instruct"

@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 import slmkit
-from slmkit import dialogues
+from slmkit import dialogues, plots
 from slmkit.assets import ModelSource
 from slmkit.dialogues import Dialogue
 from slmkit.errors import InputError
 from slmkit.tasks import domain_dialogues
-from slmkit.tuning import fact_plots, facts, values
+from slmkit.tuning import facts, values
 
 FACTS = {"The card costs 9.60 euros.": "9.60 euros", "It comes within six days.": "six days"}
 SHEET = pd.DataFrame({"fact": list(FACTS), "value": list(FACTS.values())})
@@ -237,10 +237,10 @@ def test_the_picture_shows_every_way_over_time_and_memory() -> None:
             **{"n_facts": [81, 81], "latency_p50_s": [1.5, 2.0], "peak_ram_bytes": [8e8, 1.2e9]},
         }
     )
-    figure = fact_plots.facts_vs_cost(frame)
+    figure = plots.facts_vs_cost(frame)
     assert [t.x[0] for t in figure.data] == [1.5, 0.8, 2.0, 1.2] and [t.y[0] for t in figure.data] == [2, 2, 40, 40]
     bar = figure.data[2].error_y
     assert (bar.array[0], bar.arrayminus[0]) == (pytest.approx(15), pytest.approx(10))
     assert figure.data[2].name == "&lt;b&gt;tuned&lt;/b&gt;" and "n = 81 facts" in figure.layout.title.subtitle.text
     with pytest.raises(InputError, match="lacks"):
-        fact_plots.facts_vs_cost(frame.drop(columns="low"))
+        plots.facts_vs_cost(frame.drop(columns="low"))

@@ -21,8 +21,8 @@ import pytest
 from full_disk import open_on_full_disk
 from loopback_server import Answer, Asked, LoopbackServer, loopback_server
 
-from slmkit import fetch
 from slmkit.errors import AssetError, SlmkitError
+from slmkit.files import fetch
 
 BODY = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -32,19 +32,13 @@ Child = Callable[[], subprocess.Popen[bytes]]
 QUICK = fetch.Policy(tries=3, stall_s=20, back_off_s=0.01)
 IMPATIENT = fetch.Policy(tries=3, stall_s=0.3, back_off_s=0.01)
 KEPT = re.escape("What came is kept; the same command goes on")
-CHILD = "import pathlib, sys; from slmkit import fetch; fetch.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
+CHILD = "import pathlib, sys; from slmkit.files import fetch; fetch.download(sys.argv[1], pathlib.Path(sys.argv[2]))"
 
 
 @pytest.fixture(autouse=True)
 def no_proxy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SLMKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-
-
-@pytest.fixture
-def server() -> Iterator[LoopbackServer]:
-    with loopback_server() as running:
-        yield running
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def test_what_the_backward_pass_keeps_is_what_autograd_saves(name: str, tmp_path
 def test_the_largest_settings_fit_and_the_next_do_not() -> None:
     found = slmkit.estimate("smollm2-360m-instruct", method="lora", seq=128, batch=8, limit_bytes=3 * GB)
     limits, largest = found.limits, found.largest
-    assert not fits.within(found.network, replace(found.use, batch=64), limits)
+    assert not fits.within(found.network, replace(found.use, batch=4096), limits)
     for name, value in largest.items():
         if name == "bits":
             continue

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from slmkit import energy, footprint
+from slmkit import footprint
 from slmkit.errors import InputError
+from slmkit.footprint import energy
 
 MB = 1_000_000
 

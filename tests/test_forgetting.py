@@ -13,12 +13,15 @@ import pandas as pd
 import pytest
 import slmkit_data
 import yaml
+from engines import available
 
 import slmkit
-from slmkit import alike, backends, forgetting, text
+from slmkit import backends, text
 from slmkit.assets import ModelSource
 from slmkit.errors import InputError
+from slmkit.splits import alike
 from slmkit.tasks import domain_dialogues
+from slmkit.training import forgetting
 
 BANKING = re.compile(r"\b(banks?|accounts?|cards?|loans?|mortgages?|transfers?|fees?|customers?|euros?)\b", re.I)
 
@@ -42,9 +45,7 @@ def test_scores_are_those_of_transformers_over_all_tokens_but_the_first_word(
 ) -> None:
     from reference import Reference
 
-    engine = backends.get(name)
-    if not engine.is_available()[0]:
-        pytest.skip(engine.is_available()[1])
+    engine = available(name)
     texts, reference = forgetting.passages()[:2], Reference(tiny_decoder)
     with engine.load(tiny_decoder, dtype="float32") as model:
         found = forgetting.score(model, texts)

@@ -21,17 +21,20 @@ import pytest
 import slmkit_data
 from checkpoints import WINDOW
 from conftest import TEXT
+from engines import available
 from gemma_files import NAME, tiny_network, vocabulary, write_gguf
 from typer.testing import CliRunner
 
 import slmkit
 from benchmarks import quality
 from slmkit import __main__ as cli
-from slmkit import assets, backends, catalog, doctor, licences, pieces, runs
-from slmkit import plan as planning
+from slmkit import assets, backends, catalog, doctor, runs
+from slmkit.assets import licences
 from slmkit.catalog import ModelEntry
 from slmkit.catalog._entry import Part
 from slmkit.errors import AssetError, InputError, MissingExtra
+from slmkit.files import pieces
+from slmkit.study import plan as planning
 
 SENTENCES = ["The train is late again.", TEXT[:300], "Call now to claim a prize of 1000 pounds \N{FLAMINGO}!"]
 PARAGRAPHS = [
@@ -262,9 +265,7 @@ def test_the_tokenizer_has_one_bos_and_falls_back_to_bytes(ready: ModelEntry) ->
 def test_log_likelihoods_are_those_of_the_network_at_16_bits_and_vectors_near_them_at_4(
     ready: ModelEntry, network: tuple[Any, Path], backend: str
 ) -> None:
-    ok, reason = backends.get(backend).is_available()
-    if not ok:
-        pytest.skip(reason)
+    available(backend)
     import torch
 
     model = network[0]

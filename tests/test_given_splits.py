@@ -10,9 +10,11 @@ import pytest
 from test_study import QUICK, table  # noqa: F401 - the fixture
 
 import slmkit
-from slmkit import assets, data, licences, splitfile, tasks, verdict
+from slmkit import assets, data, tasks, verdict
+from slmkit.assets import licences
 from slmkit.errors import InputError
 from slmkit.runs import read_runs
+from slmkit.splits import splitfile
 
 FLOOR = {**QUICK, "methods": "floor"}
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from engines import available
 from guard_plans import ASKED, BAD, CODES, GOOD, LABELS, TEXTS, labelled, look, talking, variant
 
 import slmkit
-from slmkit import backends
 from slmkit.assets import ModelSource
 from slmkit.backends import _completions as completions
 from slmkit.backends import _shared as shared
@@ -214,10 +214,7 @@ def test_a_failure_after_the_training_raises_and_leaves_a_fitted_classifier(
 
 
 def test_the_guard_works_on_mlx(tiny_decoder: ModelSource, tmp_path: Path) -> None:
-    ok, why = backends.get("mlx").is_available()
-    if not ok:
-        pytest.skip(why)
-    plan = replace(labelled(tiny_decoder, TEXTS[:40], CODES[:40], epochs=5), engine=backends.get("mlx"))
+    plan = replace(labelled(tiny_decoder, TEXTS[:40], CODES[:40], epochs=5), engine=available("mlx"))
     assert {one.status for one in watch.before(plan)} == {OK}
     record = watch.after(plan, tmp_path, watch.train(plan, tmp_path))
     assert record["after"] == [] and {"weights moved", "target modules", "batched = single"} <= set(record["checked"])

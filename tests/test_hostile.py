@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 from sample_runs import HOSTILE, a_run
 
 import slmkit
-from slmkit import bulk, data, leaks, report, runs, tables
+from slmkit import bulk, data, report, runs
 from slmkit.assets import ModelSource
 from slmkit.classify import FloorClassifier, PromptClassifier
 from slmkit.datasheets import datasheet
 from slmkit.errors import InputError
+from slmkit.reading import tables
 from slmkit.runs import probability_frame, read_probabilities, write_run
+from slmkit.splits import leaks
 
 FORMULA = "=cmd|' /C calc'!A0"
 LABELS = ["__proto__", FORMULA, "<script>alert(1)</script>"]

@@ -6,13 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from loopback_server import Answer, LoopbackServer, loopback_server
+from loopback_server import Answer, LoopbackServer
 from safetensors.numpy import save
 
 from slmkit import catalog
@@ -48,12 +47,6 @@ for name in sys.argv[1:]:
     except errors.AssetError as error:
         print(error)
 """
-
-
-@pytest.fixture
-def server() -> Iterator[LoopbackServer]:
-    with loopback_server() as running:
-        yield running
 
 
 @pytest.fixture

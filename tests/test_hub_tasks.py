@@ -13,10 +13,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from slmkit import assets, data, sources, tasks
+from slmkit import assets, data, tasks
+from slmkit.assets import sources
+from slmkit.assets.licences import LicenceNotAccepted
+from slmkit.assets.sources import DataFile, HubData
 from slmkit.errors import AssetError
-from slmkit.licences import LicenceNotAccepted
-from slmkit.sources import DataFile, HubData
 
 Rows = dict[str, list[tuple[object, ...]]]
 Read = list[tuple[str, str, str]]  # text, label or target, part

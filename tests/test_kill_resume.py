@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from engines import available
 
-from slmkit import backends
 from slmkit.assets import ModelSource
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -20,9 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the attempts are forked")
 @pytest.mark.parametrize("backend", ["bnb", "mlx"])
 def test_a_killed_tuning_goes_on_to_the_same_bits(tiny_chat_decoder: ModelSource, backend: str) -> None:
-    ok, why = backends.get(backend).is_available()
-    if not ok:
-        pytest.skip(why)
+    available(backend)
     command = [sys.executable, "-m", "benchmarks.kill_resume", "--model", str(tiny_chat_decoder.folder)]
     command += ["--backend", backend, "--kills", "4"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, cwd=ROOT)

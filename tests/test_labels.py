@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import pandas as pd
 import pytest
 
-from slmkit import data, labels
+from slmkit import data
 from slmkit.errors import InputError
+from slmkit.reading import labels
 
 SPELLING, SLIP = "they differ in case, spaces or separators only", "the names are nearly the same"
 

@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmkit import alike, data, leaks, places, tasks
+from slmkit import data, tasks
 from slmkit.errors import InputError
+from slmkit.files import places
+from slmkit.splits import alike, leaks
 
 WORDS = [a + b + c for a in "bdfgklmn" for b in "aeiou" for c in "bdfgklmn"]
 MIRROR = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 
 import slmkit
 from slmkit import __main__ as cli
-from slmkit import data, jobs, plots, portions, splits
-from slmkit import learning_curve as curve
+from slmkit import data, jobs, plots, splits
+from slmkit.curves import learning as curve
+from slmkit.curves.learning import LearningCurve
 from slmkit.errors import InputError, SlmkitError
-from slmkit.learning_curve import LearningCurve
 from slmkit.runs import read_runs
-from slmkit.splitfile import GivenSplit
-from slmkit.study import StudyResult
+from slmkit.splits.splitfile import GivenSplit
+from slmkit.study import StudyResult, portions
 
 QUICK: dict[str, Any] = {"models": "dummy", "progress": lambda event: None}
 WHOLE: dict[str, Any] = {
@@ -58,15 +58,6 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def measured(table: Path, tmp_path_factory: pytest.TempPathFactory) -> LearningCurve:
     """A curve of floor, embedding and prompt, each run in its child process."""
     return slmkit.learning_curve(table, **WHOLE, out=tmp_path_factory.mktemp("curve"))
-
-
-@pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The jobs that children were started for."""
-    started: list[dict[str, Any]] = []
-    run_child = jobs.run_child
-    monkeypatch.setattr(jobs, "run_child", lambda job, **more: started.append(job) or run_child(job, **more))
-    return started
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +143,42 @@ def test_the_command_shows_a_table_the_answer_and_the_page(
     assert document["sentences"] == measured.sentences and len(document["runs"]) == 5
     wrong = CliRunner().invoke(cli.app, ["learning-curve", str(table), "--sizes", "8", "-o", str(out)])
     assert wrong.exit_code == 2 and "at least two sizes are needed" in wrong.stderr
+
+
+@pytest.mark.parametrize("command", [["study", "--out"], ["learning-curve", "--sizes", "16,32", "--out"]])
+def test_rows_of_ones_own_are_read_alike_by_both_commands(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    plans: list[Any] = []
+
+    def caught(plan: Any, *_: Any) -> Any:
+        plans.append(plan)
+        raise SlmkitError("this far")
+
+    monkeypatch.setattr(slmkit.study, "carry_out", caught)
+    rows = pd.read_csv(table)
+    rows.loc[:2, "label"] = "Fraud"
+    learned, tested = rows.iloc[::2], pd.concat([rows.iloc[1::2], rows.iloc[[0]]])
+    for name, part in (("learned", learned), ("tested", tested)):
+        part.to_csv(tmp_path / f"{name}.csv", index=False)
+    asked = [command[0], str(tmp_path / "learned.csv"), *command[1:], str(tmp_path / "out"), "--models", "dummy"]
+    asked += ["--methods", "lora", "--test-file", str(tmp_path / "tested.csv"), "--relabel"]
+    leaks = CliRunner().invoke(cli.app, asked)
+    assert leaks.exit_code == 2 and "--allow-leaks" in leaks.output and not plans
+    wrong = CliRunner().invoke(cli.app, [*asked, "--params", "last_blocks=1"])
+    assert wrong.exit_code == 2 and "--params must be JSON such as" in wrong.output
+    more = ["--allow-leaks", "--params", '{"lora": {"last_blocks": 1}}']
+    assert "this far" in CliRunner().invoke(cli.app, [*asked, *more]).output
+    (plan,) = plans
+    assert [step.params["last_blocks"] for step in plan.steps if step.method == "lora"][:1] == [1]
+    split = next(iter(plan.splits.values()))
+    assert set(split.test["text"]) == set(tested["text"]) and set(split.train["text"]) <= set(learned["text"])
+    assert set(split.train["label"]) == {"fraud", "ham", "work"}
+
+
+def test_an_argument_that_nothing_takes_is_refused(table: Path, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'textcolumn'"):
+        slmkit.learning_curve(table, **WHOLE, out=tmp_path / "out", textcolumn="text")
 
 
 def test_a_crossing_is_found_with_its_interval_and_said(crossing: LearningCurve) -> None:
@@ -270,9 +297,9 @@ def test_the_picture_has_bands_points_floor_level_and_crossing(crossing: Learnin
     assert any(note.startswith("ahead of the floor<br>from about 1") for note in said)
     assert list(figure.layout.xaxis.tickvals) == [*SIZES, 512] and figure.layout.xaxis.type == "log"
     assert "n = 1000 test rows, 3 seeds" in figure.layout.title.subtitle.text.replace("<br>", " ")
-    with pytest.raises(InputError, match="needs points and the columns task"):
+    with pytest.raises(InputError, match=r"must have rows and the columns task, .*; lacks \['kind'\]"):
         plots.learning_curve(found.frame.drop(columns="kind"))
-    with pytest.raises(InputError, match="needs points"):
+    with pytest.raises(InputError, match=r"has no row of kind 'point'; got \['fit'\]"):
         plots.learning_curve(found.frame[found.frame["kind"] == "fit"])
 
 

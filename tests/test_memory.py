@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import available
 
 import slmkit
 from slmkit import backends, ledger
@@ -87,9 +88,7 @@ def test_memory_comes_back_whatever_happened_inside(tiny_decoder: ModelSource) -
 
 
 def test_memory_comes_back_on_mlx(tiny_decoder: ModelSource) -> None:
-    ok, reason = backends.get("mlx").is_available()
-    if not ok:
-        pytest.skip(reason)
+    available("mlx")
     came_back(str(tiny_decoder.folder), "mlx", 16, "plain", "exception")
 
 
@@ -110,15 +109,6 @@ def test_a_device_holds_no_more_than_before(tiny_decoder: ModelSource) -> None:
 
 
 # frames
-
-
-@pytest.fixture(params=["bnb", "mlx"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    found = backends.get(request.param)
-    ok, reason = found.is_available()
-    if not ok:
-        pytest.skip(reason)
-    return found
 
 
 class Large:

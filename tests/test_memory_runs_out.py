@@ -8,8 +8,8 @@ import sys
 
 import numpy as np
 import pytest
+from engines import available
 
-from slmkit import backends
 from slmkit.assets import ModelSource
 
 CHILD = """
@@ -39,9 +39,7 @@ print(json.dumps([small, train(100_000)]))
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 def test_a_training_that_runs_out_of_memory_goes_on_with_fewer_tokens_at_once(tiny_decoder: ModelSource) -> None:
-    ok, why = backends.get("bnb").is_available()
-    if not ok:
-        pytest.skip(why)
+    available("bnb")
     command = [sys.executable, "-c", CHILD, str(tiny_decoder.folder)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]

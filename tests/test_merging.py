@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 import yaml
 from checkpoints import CASES, make
+from engines import available
 from random_adapters import random_peft
 from safetensors.numpy import load_file
 from scipy.special import softmax
 from typer.testing import CliRunner
 
 import slmkit
-from slmkit import assets, backends, forgetting
+from slmkit import assets
 from slmkit.__main__ import app
 from slmkit.assets import ModelSource
 from slmkit.classify import LoRAClassifier
 from slmkit.errors import AssetError, InputError, NotEnoughMemory, SlmkitError
+from slmkit.training import forgetting
 from slmkit.tuning import merging
 
 pytest.importorskip("peft")
@@ -80,8 +82,7 @@ def test_four_bits_are_made_anew_from_the_merged_weights_and_the_command_says_wh
     chat: ModelSource, adapter: Path, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(merging, "N_TEXTS", 2)
-    if not backends.get(backend).is_available()[0]:
-        pytest.skip(backends.get(backend).is_available()[1])
+    available(backend)
     out = tmp_path / "few"
     command = ["merge", str(chat.folder), str(adapter), "-o", str(out), "--bits", "4", "--backend", backend]
     done = CliRunner().invoke(app, command)

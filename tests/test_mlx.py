@@ -10,19 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from slmkit import assets, backends
+from slmkit import assets
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend
 from slmkit.errors import AssetError, InputError
-
-
-@pytest.fixture
-def mlx() -> Backend:
-    engine = backends.get("mlx")
-    ok, reason = engine.is_available()
-    if not ok:
-        pytest.skip(reason)
-    return engine
 
 
 def test_mlx_gets_the_settings_transformers_5_moved(mlx: Backend) -> None:

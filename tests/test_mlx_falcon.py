@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import _byte_level_bpe, _source
+from engines import available
 from safetensors.numpy import load_file
 
-from slmkit import architectures, backends, catalog
+from slmkit import architectures, catalog
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig
 from slmkit.errors import InputError
@@ -52,15 +53,6 @@ TEXTS = ["You have won a free prize, call now!", "See you at lunch tomorrow."] *
 Y = np.array([1, 0] * 8)
 LORA = LoRAConfig(rank=4, alpha=8, epochs=6, batch_size=8, learning_rate=5e-3, max_length=32, max_batch_tokens=64)
 N_TOKENS = 300  # beyond 256 bfloat16 cannot hold every position, which ALiBi shows
-
-
-@pytest.fixture(scope="module")
-def mlx() -> Backend:
-    engine = backends.get("mlx")
-    ok, reason = engine.is_available()
-    if not ok:
-        pytest.skip(reason)
-    return engine
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +146,7 @@ def test_a_batch_padded_on_the_left_equals_single_rows(falcon: Callable[[str], M
 
 @pytest.mark.parametrize("variant", ["7b", "40b", "rw"])
 def test_bnb_and_mlx_agree_on_falcon(mlx: Backend, falcon: Callable[[str], ModelSource], variant: str) -> None:
-    source, bnb = falcon(variant), backends.get("bnb")
-    if not bnb.is_available()[0]:
-        pytest.skip(bnb.is_available()[1])
+    source, bnb = falcon(variant), available("bnb")
     with bnb.load(source, dtype="float32") as ours, mlx.load(source, dtype="float32") as theirs:
         np.testing.assert_allclose(
             ours.loglikelihood(PROMPTS, LABELS), theirs.loglikelihood(PROMPTS, LABELS), atol=1e-3

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import slmkit
-from slmkit import assets, stored
-from slmkit.assets import ModelSource
+from slmkit import assets
+from slmkit.assets import ModelSource, stored
 from slmkit.backends._torch import loading, nf4, nibbles, packing, quantise
 from slmkit.errors import AssetError
 

@@ -172,7 +172,7 @@ def assert_naive_split_leaks_and_the_guarded_does_not(executed: Executed) -> Non
 def assert_files_of_your_data(folder: Path) -> None:
     """The split file holds hashes and no text, and repeats the split on the file as read anew."""
     import slmkit
-    from slmkit import splitfile
+    from slmkit.splits import splitfile
 
     document = json.loads((folder / "example_split.json").read_text(encoding="utf-8"))
     assert all(re.fullmatch("[0-9a-f]{24}", key) for part in ("train", "test") for key in document[part])

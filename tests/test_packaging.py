@@ -165,7 +165,7 @@ def test_wheel_holds_the_data_the_types_and_the_tasks(tmp_path: Path) -> None:
     csvs = {f"slmkit_data/{p.relative_to(ROOT / 'data').as_posix()}" for p in (ROOT / "data").rglob("*.csv")}
     cards = {f"slmkit_data/{p.name}" for kind in ("md", "txt", "jsonl") for p in (ROOT / "data").glob(f"*.{kind}")}
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "slmkit").rglob("*.py")}
-    pages = {p.relative_to(ROOT).as_posix() for p in (ROOT / "slmkit").glob("*.html")}
+    pages = {p.relative_to(ROOT).as_posix() for p in (ROOT / "slmkit").rglob("*.html")}
     assert csvs and cards and pages
     missing = (csvs | cards | modules | pages | {"slmkit/py.typed", "slmkit_data/__init__.py"}) - names
     assert not missing, f"not in the wheel: {sorted(missing)}"

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from slmkit import pieces
 from slmkit.errors import AssetError, SlmkitError
+from slmkit.files import pieces
 
 CONTENT = bytes(range(256)) * 9000  # more than two blocks
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from slmkit import pieces
+from slmkit.files import pieces
 def blocks(parts):
     yield b"half"
     os.kill(os.getpid(), signal.SIGKILL)
@@ -29,7 +29,7 @@ pieces.join([Path(p) for p in sys.argv[1:-1]], Path(sys.argv[-1]), "0" * 64)
 JOIN = """
 import sys
 from pathlib import Path
-from slmkit import pieces
+from slmkit.files import pieces
 pieces.join([Path(p) for p in sys.argv[3:]], Path(sys.argv[1]), sys.argv[2])
 """
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engines import available
 
-from slmkit import backends, tensors
-from slmkit.assets import ModelSource
+from slmkit.assets import ModelSource, tensors
 from slmkit.backends import _states as states
 from slmkit.backends.base import LoRAConfig, Watch
 
@@ -47,9 +47,7 @@ def counted() -> Iterator[list[int]]:
 @pytest.fixture
 def train(tiny_decoder: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Losses of a training with a cache of this test's own, and passes through both blocks."""
-    backend = backends.get("bnb")
-    if not backend.is_available()[0]:
-        pytest.skip(backend.is_available()[1])
+    backend = available("bnb")
     monkeypatch.setenv("SLMKIT_CACHE", str(tmp_path / "cache"))
 
     def run(texts: list[str] = TEXTS, config: LoRAConfig = LORA, watch: Watch | None = None) -> Any:

@@ -13,11 +13,12 @@ import pytest
 import torch
 import transformers
 from checkpoints import CASES, Case, make
+from engines import available
 from torch import nn
 
 import slmkit
-from slmkit import architectures, assets, backends, tensors
-from slmkit.assets import ModelSource
+from slmkit import architectures, assets, backends
+from slmkit.assets import ModelSource, tensors
 from slmkit.classify import LoRAClassifier
 from slmkit.errors import AssetError, InputError
 from slmkit.tuning import pruning
@@ -92,8 +93,7 @@ def test_a_pruned_folder_is_read_by_mlx_and_tuned(four: ModelSource, tmp_path: P
     name = str(made.folder)
     tuned = LoRAClassifier(name, epochs=1).fit([TEXT, "See you at lunch tomorrow."] * 4, ["spam", "ham"] * 4)
     assert tuned.predict_proba([TEXT]).shape == (1, 2)
-    if not backends.get("mlx").is_available()[0]:
-        pytest.skip(backends.get("mlx").is_available()[1])
+    available("mlx")
     with slmkit.load(name, backend="mlx", dtype="float32") as mlx, slmkit.load(name, dtype="float32") as bnb:
         scores = [model.loglikelihood([TEXT], [" yes", " no"]) for model in (mlx, bnb)]
     np.testing.assert_allclose(*scores, atol=1e-3)
@@ -107,7 +107,7 @@ def test_the_block_that_does_least_goes(four: ModelSource, tmp_path: Path, measu
     card = json.loads((made.folder / pruning.CARD).read_text())
     assert (card["kept"], card["base_revision"], card["measure"]) == ([0, 1, 3], four.revision, measure)
     words = (made.folder / "README.md").read_text()
-    assert "with 3 of 4 blocks" in words and "| blocks dropped | 2: the " in words
+    assert "with 3 of 4 blocks" in words and "| blocks dropped | `2` |" in words and "2 texts to choose" in words
 
 
 def test_distances_are_those_of_the_hidden_states(four: ModelSource) -> None:
@@ -205,8 +205,7 @@ def test_weights_without_the_blocks_are_refused(four: ModelSource, tmp_path: Pat
 
 
 def test_mlx_refuses_windows_it_would_place_wrongly(tmp_path: Path, make_case: Callable) -> None:
-    if not backends.get("mlx").is_available()[0]:
-        pytest.skip(backends.get("mlx").is_available()[1])
+    available("mlx")
     made = prune(str(make_case("Gemma 3").folder), out=tmp_path / "pruned", blocks=[0, 1])
     with pytest.raises(InputError, match="mlx-lm places the windows of Gemma 3 by a rule"):
         slmkit.load(str(made.folder), backend="mlx")

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from engines import available
 
 import slmkit
-from slmkit import LoRAClassifier, assets, backends, estimate, prequantise, shapes, stored, tensors
+from slmkit import LoRAClassifier, assets, backends, estimate, prequantise
 from slmkit.__main__ import app
-from slmkit.assets import ModelSource
-from slmkit.backends.base import LoRAConfig
+from slmkit.assets import ModelSource, stored, tensors
+from slmkit.backends.base import Backend, LoRAConfig
 from slmkit.errors import AssetError, InputError, NotEnoughMemory, SlmkitError
+from slmkit.estimate import shapes
 
 PROMPTS, LABELS = ["You have won a prize", "See you at lunch"], [" yes", " no"]
 LAYOUTS = [("bnb", 4), ("bnb", 8), ("mlx", 4), ("mlx", 8)]
@@ -41,21 +43,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLMKIT_CACHE", str(tmp_path / "cache"))
 
 
-def available(backend: str) -> str:
-    ok, reason = backends.get(backend).is_available()
-    if not ok:
-        pytest.skip(reason)
-    return backend
-
-
 @pytest.fixture(params=LAYOUTS, ids=lambda layout: f"{layout[0]}-{layout[1]}bit")
 def layout(request: pytest.FixtureRequest) -> tuple[str, int]:
-    return available(request.param[0]), request.param[1]
-
-
-@pytest.fixture(params=["bnb", "mlx"])
-def backend(request: pytest.FixtureRequest) -> str:
-    return available(request.param)
+    return available(request.param[0]).name, request.param[1]
 
 
 @pytest.fixture(scope="module")
@@ -230,26 +220,26 @@ def test_altered_weights_are_noticed(small: Path, tmp_path: Path) -> None:
 
 
 def test_an_adapter_remembers_the_stored_model_and_a_merged_one_can_be_stored(
-    backend: str, tiny_decoder: ModelSource, tmp_path: Path
+    backend: Backend, tiny_decoder: ModelSource, tmp_path: Path
 ) -> None:
-    base = slmkit.quantize(tiny_decoder.name, out=tmp_path / "small", backend=backend).folder
-    source, engine = assets.resolve(str(base)), backends.get(backend)
+    base = slmkit.quantize(tiny_decoder.name, out=tmp_path / "small", backend=backend.name).folder
+    source = assets.resolve(str(base))
     adapter, merged = tmp_path / "adapter", tmp_path / "merged"
     adapter.mkdir()
     merged.mkdir()
     y = np.array([0, 1] * 4)
-    engine.train_lora(
+    backend.train_lora(
         source, [f"{p} {i}" for i in range(4) for p in PROMPTS], y, n_classes=2, bits=4,
         config=LoRAConfig(epochs=2, learning_rate=5e-3), out=adapter,
     )  # fmt: skip
     with pytest.raises(AssetError, match=r"was trained on .*small .*, not on"):
-        slmkit.load(tiny_decoder.name, bits=4, backend=backend, adapter=adapter)
+        slmkit.load(tiny_decoder.name, bits=4, backend=backend.name, adapter=adapter)
     with slmkit.load(str(base), adapter=adapter, dtype="float32") as model:
         wanted = model.loglikelihood(PROMPTS, LABELS)
-    merge(backend)(source, 4, adapter, merged)
-    with slmkit.load(str(merged), backend=backend, dtype="float32") as model:
+    merge(backend.name)(source, 4, adapter, merged)
+    with slmkit.load(str(merged), backend=backend.name, dtype="float32") as model:
         np.testing.assert_allclose(model.loglikelihood(PROMPTS, LABELS), wanted, atol=0.01)
-    again = slmkit.quantize(str(merged), out=tmp_path / "again", backend=backend)
+    again = slmkit.quantize(str(merged), out=tmp_path / "again", backend=backend.name)
     with slmkit.load(str(again.folder)) as model:
         near = model.loglikelihood(PROMPTS, LABELS)
     assert again.base == "merged" and np.abs(near - wanted).max() < 5

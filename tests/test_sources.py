@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,13 +18,15 @@ from typing import Any
 
 import pytest
 from full_disk import open_on_full_disk
-from loopback_server import Answer, LoopbackServer, loopback_server
+from loopback_server import Answer, LoopbackServer
 from typer.testing import CliRunner
 
 from slmkit import __main__ as cli
-from slmkit import assets, fetch, hub, licences, sources, tasks
+from slmkit import assets, tasks
+from slmkit.assets import hub, licences, sources
+from slmkit.assets.sources import DataFile, HubData
 from slmkit.errors import AssetError, SlmkitError
-from slmkit.sources import DataFile, HubData
+from slmkit.files import fetch
 from slmkit.tasks import financial_phrasebank
 
 ROWS, OTHER = b"1,a\n2,b\n", b"1,a\n2,c\n"
@@ -38,7 +40,9 @@ HUB_FILES = {"data/test.csv": b"t", TRAIN[0]: b"zero", TRAIN[1]: b"one"}
 ALL = [f"rows/{name}" for name in HUB_FILES]
 OBTAIN = """
 import json, sys
-from slmkit import errors, fetch, sources
+from slmkit import errors
+from slmkit.assets import sources
+from slmkit.files import fetch
 try:
     paths = sources.obtain(sources.HubData(**json.loads(sys.argv[1])), "rows", policy=fetch.Policy(2, 20, 0.01))
     print(json.dumps([path.relative_to(sources.data_dir()).as_posix() for path in paths]))
@@ -55,12 +59,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SLMKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     return tmp_path / "cache" / "data"
-
-
-@pytest.fixture
-def server() -> Iterator[LoopbackServer]:
-    with loopback_server() as running:
-        yield running
 
 
 @pytest.fixture

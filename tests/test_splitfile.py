@@ -12,10 +12,10 @@ from full_disk import open_on_full_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slmkit import data, files, splitfile
+from slmkit import data, files
 from slmkit.errors import InputError, SlmkitError
-from slmkit.splitfile import GivenSplit
-from slmkit.splits import Split
+from slmkit.splits import Split, splitfile
+from slmkit.splits.splitfile import GivenSplit
 
 
 def frame_of(n: int) -> pd.DataFrame:

@@ -21,10 +21,11 @@ import pytest
 from safetensors.numpy import save_file
 
 import slmkit.study
-from slmkit import assets, console, folder, footprint, jobs
-from slmkit import plan as planning
+from slmkit import assets, console, footprint, jobs
 from slmkit.errors import InputError, SlmkitError
 from slmkit.runs import read_run, read_runs, write_run
+from slmkit.study import folder
+from slmkit.study import plan as planning
 
 QUICK = {"models": "dummy", "measure_s": 0.2, "progress": lambda event: None}
 
@@ -44,15 +45,6 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("data") / "messages.csv"
     path.write_text("text,label\n" + "\n".join(rows) + "\n")
     return path
-
-
-@pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """The jobs that children were started for."""
-    started: list[dict[str, Any]] = []
-    run_child = jobs.run_child
-    monkeypatch.setattr(jobs, "run_child", lambda job, **more: started.append(job) or run_child(job, **more))
-    return started
 
 
 @pytest.fixture(scope="module")

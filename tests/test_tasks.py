@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import slmkit_data
 
-from slmkit import data, places, tasks
+from slmkit import data, tasks
 from slmkit.errors import AssetError, InputError
+from slmkit.files import places
 
 MIRROR = Path(__file__).resolve().parents[2] / "shared" / "data"
 COUNTS = {

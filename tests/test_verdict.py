@@ -11,8 +11,8 @@ import pytest
 from sample_runs import HOSTILE, a_floor, a_run, a_study
 
 from slmkit import plots
-from slmkit.configurations import configurations, setups
 from slmkit.runs import Run, probability_frame, to_frame, write_run
+from slmkit.runs.configurations import configurations, setups
 from slmkit.verdict import findings, verdicts
 
 

@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from engines import available
 from typer.testing import CliRunner
 
 import slmkit
-from slmkit import assets, backends, classify, estimate, recipe, ways
+from slmkit import adapters, assets, backends, classify, estimate
 from slmkit.__main__ import app
-from slmkit.assets import ModelSource
+from slmkit.assets import ModelSource, tensors
 from slmkit.backends.base import TRAINED, Backend, LoRAConfig
 from slmkit.classify import LoRAClassifier
 from slmkit.errors import AssetError, InputError, NotEnoughMemory
 from slmkit.estimate import terms as parts
 from slmkit.estimate.terms import Use
+from slmkit.training import recipe, ways
+from slmkit.tuning import merging
 
 ASKED = ["Is this fraud?", "The train is late again. Is it, or will you say that it is not late?", "Call now?", "Hi"]
 TOLD = ["Yes, call the bank.", "No.", "Yes.", "Thanks for the flowers, they are lovely."]
@@ -34,25 +37,17 @@ WHOLE = LoRAConfig(
 )  # fmt: skip
 
 
-@pytest.fixture(params=["bnb", "mlx"])
-def backend(request: pytest.FixtureRequest) -> Backend:
-    found = backends.get(request.param)
-    ok, why = found.is_available()
-    if not ok:
-        pytest.skip(why)
-    return found
-
-
 @pytest.fixture
 def answers(tiny_chat_decoder: ModelSource, tmp_path: Path) -> Callable[..., tuple[list[float], Path]]:
     """Losses of a training on the four dialogues, and its folder."""
 
-    def run(engine: Backend, **changes: Any) -> tuple[list[float], Path]:
-        prompts = engine.dialogue_prompts(tiny_chat_decoder, [[{"role": "user", "content": text}] for text in ASKED])
+    def run(engine: Backend, named: str | None = None, **changes: Any) -> tuple[list[float], Path]:
+        source = assets.resolve(named) if named else tiny_chat_decoder
+        prompts = engine.dialogue_prompts(source, [[{"role": "user", "content": text}] for text in ASKED])
         out = tmp_path / str(len(list(tmp_path.iterdir())))
         out.mkdir()
         config = replace(WHOLE, **changes)
-        history = engine.train_completion(tiny_chat_decoder, prompts, TOLD, bits=16, config=config, out=out)
+        history = engine.train_completion(source, prompts, TOLD, bits=16, config=config, out=out)
         return [entry["loss"] for entry in history], out
 
     return run
@@ -86,8 +81,7 @@ def test_trained_weights_come_back_as_the_tuned_model(
 
 def test_both_backends_take_the_same_steps(answers: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
-    if not backends.get("mlx").is_available()[0]:
-        pytest.skip("mlx does not run here")
+    available("mlx")
     monkeypatch.setattr("slmkit.backends._torch.device.best_dtype", lambda _: (torch.float32, "as mlx trains"))
     torch_losses, mlx_losses = (answers(backends.get(n), learning_rate=2e-4, epochs=3)[0] for n in ("bnb", "mlx"))
     assert torch_losses[2] < 0.9 * torch_losses[0]
@@ -229,8 +223,7 @@ def uneven() -> tuple[list[str], list[str]]:
 def test_balanced_classes_make_a_rare_class_as_likely(
     tiny_decoder: ModelSource, uneven: tuple[list[str], list[str]], name: str
 ) -> None:
-    if not backends.get(name).is_available()[0]:
-        pytest.skip(f"{name} does not run here")
+    available(name)
     model = "dummy" if name == "dummy" else str(tiny_decoder.folder)
     how: dict[str, Any] = {"backend": name, "epochs": 3, "batch_size": 36, "learning_rate": 3e-3, "checks": False}
     plain, balanced = (
@@ -343,3 +336,66 @@ def test_dialogues_refuse_what_is_for_labels_and_a_folder_that_cannot_be_written
     command = ["tune", "dummy", str(rows(tmp_path / "rows.csv")), "-o", str(tmp_path / "file" / "x")]
     done = CliRunner().invoke(app, command)
     assert done.exit_code == 2 and f"out must lie where this user may write; {tmp_path / 'file'}" in done.output
+
+
+# weights that travel
+
+
+def test_weights_trained_on_one_backend_are_read_by_the_other(
+    backend: Backend, tiny_chat_decoder: ModelSource, answers: Callable[..., Any], tmp_path: Path
+) -> None:
+    other = {"bnb": "mlx", "mlx": "bnb"}[backend.name]
+    if not backends.get(other).is_available()[0]:
+        pytest.skip(backends.get(other).is_available()[1])
+    named = str(tiny_chat_decoder.folder)
+    _, out = answers(backend, named, epochs=2)
+    read = []
+    for name in (backend.name, other):
+        with backends.load(named, adapter=out, backend=name, dtype="float32") as model:
+            read.append(model.embed(GOOD))
+    with backends.load(named, backend=other, dtype="float32") as model:
+        untrained = model.embed(GOOD)
+    np.testing.assert_allclose(*read, atol=2e-3)
+    assert np.abs(read[0] - untrained).max() > 0.05
+    layout = adapters.LAYOUTS[other]
+    again = adapters.convert(
+        adapters.convert(out, tmp_path / "there", layout), tmp_path / "back", {"mlx": "peft", "peft": "mlx"}[layout]
+    )
+    for name in stored_names(out / TRAINED):
+        np.testing.assert_array_equal(tensors.read_file(again / TRAINED, name), tensors.read_file(out / TRAINED, name))
+    with pytest.raises(InputError, match="is in the layout"):
+        adapters.convert(out, tmp_path / "same", adapters.LAYOUTS[backend.name])
+
+
+def test_trained_weights_become_a_model_of_their_own(
+    backend: Backend, tiny_chat_decoder: ModelSource, answers: Callable[..., Any], tmp_path: Path
+) -> None:
+    named = str(tiny_chat_decoder.folder)
+    _, out = answers(backend, named, epochs=2)
+    done = merging.merge(named, out, out=tmp_path / "merged")
+    assert done.effect > 0.05 and done.shift_merged < 0.02 and done.backend == backend.name
+    with backends.load(str(tmp_path / "merged"), backend=backend.name, dtype="float32") as model:
+        merged = model.embed(GOOD)
+    with backends.load(named, adapter=out, backend=backend.name, dtype="float32") as model:
+        np.testing.assert_allclose(merged, model.embed(GOOD), atol=2e-2)
+
+
+def test_falcons_weights_change_names_and_unknown_ones_say_what_to_do(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    def weights(name: str, *names: str) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        save_file({one: np.ones(2, dtype=np.float32) for one in names}, folder / TRAINED)
+        (folder / adapters.FACTS).write_text('{"backend": "bnb", "revision": "r"}')
+        return folder
+
+    falcon = weights("falcon", "transformer.h.1.ln_attn.weight", "transformer.ln_f.bias", "lm_head.weight")
+    there = adapters.convert(falcon, tmp_path / "there", "mlx")
+    assert stored_names(there / TRAINED) == {"model.h.1.ln_attn.weight", "model.ln_f.bias", "lm_head.weight"}
+    bert = weights("bert", "encoder.layer.0.output.dense.weight")
+    with pytest.raises(
+        InputError, match=r"no name for in the layout 'mlx' \(encoder.* Put them into their model .*merge"
+    ):
+        adapters.convert(bert, tmp_path / "not", "mlx")
+    assert not (tmp_path / "not").exists()

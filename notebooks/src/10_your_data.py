@@ -244,19 +244,12 @@ for seed in range(5):
     parts = train_test_split(frame, test_size=0.2, random_state=seed, stratify=frame["label"])
     guarded = slmkit.split(frame, seed=seed)
     random_hits, guarded_hits, leaks = hits(*parts), hits(guarded.train, guarded.test), copied(*parts)
-    lines.append(
-        {
-            "seed": seed,
-            "random split": said(random_hits),
-            "its copied rows": said(random_hits[leaks]),
-            "its fresh rows": said(random_hits[~leaks]),
-            "split without leaks": said(guarded_hits),
-        }
-    )
+    lines.append([seed, *map(said, (random_hits, random_hits[leaks], random_hits[~leaks], guarded_hits))])
     means.append((random_hits.mean(), guarded_hits.mean()))
 random_mean, guarded_mean = np.mean(means, axis=0)
 print(f"Mean of {len(means)} seeds: {random_mean:.1%} on random splits, {guarded_mean:.1%} on splits without leaks")
-pd.DataFrame(lines).set_index("seed")
+names = ["seed", "random split", "its copied rows", "its fresh rows", "split without leaks"]
+pd.DataFrame(lines, columns=names).set_index("seed")
 
 # %% [markdown]
 # Copied rows are right more often than fresh ones, and the more of them there are, the better the score looks. Be fair to
@@ -286,7 +279,7 @@ print("\n".join(slmkit.check_leaks({"train": split.train, "test": split.test}, w
 # subject,message --label-column category --relabel -o my_data/example_split.json`.
 
 # %%
-from slmkit import splitfile
+from slmkit.splits import splitfile
 
 splitfile.save(split, SPLIT, data_sha256=frame.attrs["sha256"], seed=0)
 print(SPLIT.read_text()[:430], "...")
@@ -339,12 +332,8 @@ for sentence in slmkit.plots.verdicts(marked.runs):
 
 # %%
 SETTINGS = {
-    "tiny": {"methods": ["floor", "embedding"], "models": ["minilm"], "measure_s": 0.5},
-    "laptop": {
-        "methods": ["floor", "embedding", "prompt"],
-        "models": ["minilm", "smollm2-135m-instruct"],
-        "measure_s": 1.0,
-    },
+    "tiny": {"methods": "floor,embedding", "models": "minilm", "measure_s": 0.5},
+    "laptop": {"methods": "floor,embedding,prompt", "models": "minilm,smollm2-135m-instruct", "measure_s": 1.0},
 }
 result = slmkit.study(FILE, **COLUMNS, split=SPLIT, bits=[16], seeds=[0], out=OUT, **SETTINGS[PROFILE])
 print(f"{len(result.runs)} runs, {len(result.failed)} failed; at most {result.peak_rss_bytes / 1e6:.0f} MB a process")
@@ -354,9 +343,7 @@ columns = ["method", "model", "n_train", "n_test", "leaked_test_rows", "accuracy
 result.frame[[*columns, "p_vs_floor"]].round(3)
 
 # %%
-from slmkit import plots
-
-for sentence in plots.verdicts(result.runs):
+for sentence in slmkit.plots.verdicts(result.runs):
     print("-", sentence)
 
 # %% [markdown]
@@ -367,15 +354,14 @@ for sentence in plots.verdicts(result.runs):
 # fraud_messages`.
 
 # %%
-card = tasks.get("fraud_messages").card
-print("\n".join(card.splitlines()[:8]))
+print("\n".join(tasks.get("fraud_messages").card.splitlines()[:8]))
 
 # %% [markdown]
 # Some licences ask for more than a name. slmkit fetches and reads such rows only after you accepted the terms, once on a
 # machine: `slmkit data fetch financial_phrasebank` stops with this message. Nothing is fetched here.
 
 # %%
-from slmkit import licences
+from slmkit.assets import licences
 
 bank = tasks.get("financial_phrasebank")
 print(f"{bank.title}: {bank.n_rows:,} rows, {bank.licence}\n")

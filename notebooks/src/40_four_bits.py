@@ -38,7 +38,8 @@ print(
 # %%
 import numpy as np
 
-from slmkit import assets, backends, tensors
+from slmkit import assets, backends
+from slmkit.assets import tensors
 
 weight = tensors.read(assets.resolve("minilm").folder, "encoder.layer.3.intermediate.dense.weight")
 block = weight[0, :64]
@@ -254,7 +255,7 @@ for sentence in plots.verdicts(runs, OUT):
 # %%
 import slmkit_data
 
-from slmkit.configurations import machine_name
+from slmkit.runs.configurations import machine_name
 
 shipped = slmkit_data.path("runs")
 every = slmkit.read_runs(shipped, recorded=True)

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from slmkit import adapters, assets, stored
-from slmkit.assets import ModelSource
+from slmkit import adapters, assets
+from slmkit.assets import ModelSource, stored
 from slmkit.backends import _checkpoints, _memory, _reading
 from slmkit.backends.base import Backend, LanguageModel, LoRAConfig, Progress, check_bits
 from slmkit.errors import MissingExtra, unknown
@@ -257,6 +257,14 @@ def unfinished(folder: Path) -> tuple[int, int] | None:
 def clear_checkpoints(folder: Path) -> None:
     """Remove the checkpoints in a folder, and the folder if nothing else is in it."""
     _checkpoints.clear(folder)
+
+
+def clear_ended(folder: Path, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Remove checkpoints that stand beside what their training left; whether there were any.
+
+    A kill may come between the two. Checkpoints of another training are left, and those of one that was stopped.
+    """
+    return _checkpoints.clear_ended(folder, history)
 
 
 def live_models() -> list[LanguageModel]:

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,7 +116,7 @@ def opened(folder: Path, identity: Mapping[str, Any], exact: Mapping[str, Any]) 
         probe = folder / f".{PREFIX}probe"
         _write(probe, [b"probe"])
         probe.unlink()
-    with _alone(folder):
+    with files.locked(folder, f"another training uses {folder}: wait for it, or choose another folder"):
         yield Store(folder, identity, exact)
 
 
@@ -141,6 +141,19 @@ def clear(folder: Path) -> None:
         (folder / f".{PREFIX}probe").unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()
+
+
+def clear_ended(folder: Path, history: Sequence[Mapping[str, Any]]) -> bool:
+    """Clear the folder of a training that ended with this history; False where another one is there, or none."""
+    if not folder.is_dir() or (history and "stopped" in history[-1]):
+        return False
+    found = newest(folder)
+    if found is not None and found.facts["history"] != [*history][: len(found.facts["history"])]:
+        return False
+    for left in folder.glob(".*"):  # of kills before
+        shutil.rmtree(left, ignore_errors=True)
+    clear(folder)
+    return True
 
 
 def compare(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -205,24 +218,3 @@ def _sync(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold a folder, where the system has file locks; one that is held already is refused."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise InputError(f"another training uses {folder}: wait for it, or choose another folder") from error
-        except OSError:
-            log.debug("the disk of %s has no locks", folder)
-        yield
-    finally:
-        os.close(handle)

@@ -119,10 +119,12 @@ def no_room(n_prompt: int, context: int) -> InputError:
     )
 
 
-def write_adapter_facts(out: Path, source: ModelSource, backend: str, bits: int, tokenizer: Any) -> None:
-    """Write down beside an adapter what it was trained on."""
+def write_adapter_facts(
+    out: Path, source: ModelSource, backend: str, bits: int, tokenizer: Any, computed_in: str
+) -> None:
+    """Write down beside an adapter what it was trained on, and in which number type and why."""
     facts = {"backend": backend, "model": source.name, "revision": source.revision, "bits": bits}
-    facts |= {"template_sha256": template_sha256(tokenizer)}
+    facts |= {"template_sha256": template_sha256(tokenizer), "computed_in": computed_in}
     if (out / TRAINED).is_file():
         facts |= {"weights_sha256": files.sha256_of(out / TRAINED)}
     (out / FACTS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")

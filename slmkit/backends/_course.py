@@ -52,6 +52,9 @@ class Learner(Protocol):
     def free(self) -> None:
         """Forget gradients, those of half a batch too."""
 
+    def recompute(self) -> bool:
+        """Keep less for the way back, and compute it anew; False where that is done already, or cannot be."""
+
     def count(self, batch: np.ndarray) -> int:
         """Tokens of a batch that are spoken of as trained on."""
 
@@ -165,7 +168,7 @@ class Course:
         self.budget = self.config.max_batch_tokens
         self.best: dict[str, float] | None = None  # step and loss of the epoch with the lowest loss on held-out rows
         self.best_weights: Arrays = {}
-        self.over = False
+        self.over = self.recomputes = False
         self._store: checkpoints.Store | None = None
         self._undo: Arrays | None = None  # weights of before the last step
         self._whole, self._saved, self._next_save_s = True, 0, time.perf_counter() + self.watch.every_s
@@ -181,6 +184,8 @@ class Course:
         whole = {**self.identity, **asdict(self.config), "patience": self.watch.patience}
         with nullcontext() if folder is None else checkpoints.opened(folder, whole, self.exact) as self._store:
             self._resume()
+            if self.recomputes or self.watch.recompute:
+                self.recomputes = self.learner.recompute()
             try:
                 if self._goes_on() or (self._unmeasured() and not self._told_to_stop()):
                     with self.learner.ready():
@@ -198,6 +203,7 @@ class Course:
         self.learner.restore(_under("weights", found.arrays), _under("moments", found.arrays))
         self.best, self.best_weights = facts["best"], _under("best", found.arrays)
         self.budget, self.over = facts["max_batch_tokens"], facts["over"]
+        self.recomputes = facts.get("recomputes", False)
         self.history.entries, self.history.known = facts["history"], len(facts["history"])
         self._saved = self.step
         log.info("goes on from step %d of %d (%s)", self.step, len(self.plan), found.folder)
@@ -240,6 +246,8 @@ class Course:
             self._whole = False
             self.learner.update(rate)
             self.history.add(epoch, loss, rate, self.learner.count(batch), self.budget)
+            if self.recomputes:
+                self.history.entries[-1]["recomputed"] = 1
             self._whole = True
             if self._unmeasured():
                 self._measure()
@@ -264,15 +272,21 @@ class Course:
             _memory.give_back()
             in_use = min(self.budget, len(batch) * longest)
             if in_use <= longest:
-                raise NotEnoughMemory(
-                    f"memory ran out at step {self.step + 1} with one row of {longest} tokens ({why}). Take a smaller "
-                    "max_length, fewer last_blocks or fewer bits"
-                )
+                self._recompute_or_fail(longest, why)
+                continue
             before, self.budget = self.budget, max(longest, in_use // 2)
             log.warning(
                 "memory ran out at step %d: at most %d tokens at once from here on (%d before), still %d rows a step",
                 self.step + 1, self.budget, before, len(batch),
             )  # fmt: skip
+
+    def _recompute_or_fail(self, longest: int, why: str) -> None:
+        """Compute blocks anew on the way back from here on; `NotEnoughMemory` where that is done already."""
+        where = f"memory ran out at step {self.step + 1} with one row of {longest} tokens ({why})"
+        if not self.learner.recompute():
+            raise NotEnoughMemory(f"{where}. Take a smaller max_length, fewer last_blocks or fewer bits")
+        self.recomputes = True
+        log.warning("%s: each trained block is computed a second time on the way back from here on", where)
 
     def _remember(self) -> None:
         weights = self.learner.weights()
@@ -339,6 +353,7 @@ class Course:
         arrays = {f"{part}/{name}": array for part, found in parts.items() for name, array in found.items()}
         facts = {"step": self.step, "steps": len(self.plan), "history": self.history.entries, "best": self.best}
         facts |= {"max_batch_tokens": self.budget, "over": self.over, "failed": failed}
+        facts |= {"recomputes": self.recomputes}
         self._store.save(arrays, facts)
         now = time.perf_counter()
         self._saved, self._next_save_s = self.step, now + max(self.watch.every_s, (now - begun) / SAVING_SHARE)

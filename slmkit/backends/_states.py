@@ -21,7 +21,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from slmkit.places import cache_dir
+from slmkit.files.places import cache_dir
 
 log = logging.getLogger(__name__)
 LIMIT_BYTES = 4 << 30  # of all states in the cache; the segments unused for longest go first

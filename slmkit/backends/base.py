@@ -18,6 +18,7 @@ from typing import Any, Self
 import numpy as np
 
 from slmkit import prompts
+from slmkit.adapters.names import TRAINED as TRAINED
 from slmkit.assets import ModelSource
 from slmkit.backends import _memory
 from slmkit.backends._records import Generation, Progress, Stored, Watch
@@ -25,7 +26,6 @@ from slmkit.errors import InputError
 
 log = logging.getLogger(__name__)
 BITS = (4, 8, 16)
-TRAINED = "trained.safetensors"  # in an adapter's folder: weights that take the place of the model's own
 
 
 @dataclass(frozen=True)
@@ -309,8 +309,9 @@ class Backend(ABC):
             One entry an optimiser step: {"step", "epoch", "loss", "learning_rate", "tokens", "seconds",
             "tokens_per_s", "max_batch_tokens"}, those of a training gone on with included (work that was lost is not in
             "seconds"). `max_batch_tokens` is what was in force: where memory runs out it is halved and the step
-            done again. The last entry of an epoch has "held_out_loss" and "held_out_accuracy"; the very last has
-            "stopped" where the training was told to stop, "stopped_early" where patience ended it.
+            done again; "recomputed" is 1 where blocks were computed anew on the way back, since a single row was too
+            much or `watch` said so. The last entry of an epoch has "held_out_loss" and "held_out_accuracy"; the very
+            last has "stopped" where the training was told to stop, "stopped_early" where patience ended it.
 
         Raises
         ------

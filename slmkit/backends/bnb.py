@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slmkit import stored
-from slmkit.assets import ModelSource
+from slmkit.assets import ModelSource, stored
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _completions as completions
 from slmkit.backends import _shared as shared

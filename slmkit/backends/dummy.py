@@ -318,6 +318,9 @@ class _Head:
     def free(self) -> None:
         pass
 
+    def recompute(self) -> bool:
+        return False  # it keeps nothing
+
     def count(self, batch: np.ndarray) -> int:
         return int(self.lengths[batch].sum())
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from slmkit import stored
-from slmkit.assets import ModelSource
+from slmkit.assets import ModelSource, stored
 from slmkit.backends import _checks, _memory
 from slmkit.backends import _completions as completions
 from slmkit.backends import _course as course
@@ -107,7 +106,7 @@ class MLXBackend(Backend):
             context = loaded.config.get("max_position_embeddings")
             rows = shared.encode(tokenizer, [*texts, *more], config.max_length, context)
             history = lora.train(loaded.net, rows, targets, len(texts), n_classes, how)
-            _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer)
+            _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer, lora.computed_in(loaded.net))
         return history
 
     def dialogue_prompts(self, source: ModelSource, dialogues: Sequence[Sequence[Mapping[str, str]]]) -> list[str]:
@@ -144,7 +143,7 @@ class MLXBackend(Backend):
             pairs, n_train = completions.training_pairs(tokenizer, prompts, answers, watch.held_out, **form)
             how = lora.How(config, source, bits, out, callback, watch)
             history = lora.train_completion(loaded.net, pairs, n_train, how)
-            _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer)
+            _checks.write_adapter_facts(out, source, "mlx", bits, tokenizer, lora.computed_in(loaded.net))
         return history
 
     def quantise(self, source: ModelSource, *, bits: int, out: Path) -> Stored:

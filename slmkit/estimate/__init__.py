@@ -10,7 +10,15 @@ import sys
 import types
 
 from slmkit.estimate.answer import Estimate, estimate
-from slmkit.estimate.fits import check_fits, gigabytes, largest_settings, largest_that_fits, model_memory, stored_bytes
+from slmkit.estimate.fits import (
+    check_fits,
+    check_training,
+    gigabytes,
+    largest_settings,
+    largest_that_fits,
+    model_memory,
+    stored_bytes,
+)
 from slmkit.estimate.networks import Network, network_of
 from slmkit.estimate.studies import duration, study_estimate
 from slmkit.estimate.terms import BITS, METHODS, PREPARING_BYTES, Term, Use
@@ -26,6 +34,7 @@ __all__ = [
     "Times",
     "Use",
     "check_fits",
+    "check_training",
     "duration",
     "estimate",
     "gigabytes",

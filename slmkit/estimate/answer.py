@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from slmkit.errors import InputError, listed
@@ -141,6 +141,9 @@ def estimate(
     number = parts.number_bytes(device, backend)
     use = Use(width, method, seq, batch, last_blocks, rank, number, device, train_tokens)
     limits = fits.limits_of(None if limit_bytes is None else (limit_bytes, "given"))
+    lean = replace(use, recompute=True)
+    if fits.can_recompute(use, backend) and not fits.within(net, use, limits) and fits.within(net, lean, limits):
+        use = lean  # as a training then does
     return Estimate(
         network=net,
         use=use,
@@ -198,6 +201,8 @@ def _notes(net: Network, use: Use, backend: str | None) -> list[str]:
         notes.append("this architecture is not one slmkit knows: sizes beyond its shape are taken to be a Llama's")
     if use.device != "cpu" or backend == "mlx":
         notes.append("not measured: the published error is that of bitsandbytes on a CPU")
+    if use.recompute:
+        notes.append("it fits as it is trained then: blocks are computed anew on the way back, which takes longer")
     if use.rows < use.batch:
         notes.append(f"{use.batch:,} rows are read {use.rows} at a time (at most {parts.PASS_TOKENS:,} tokens a pass)")
     if use.trains and use.blocks(net) < net.layers and net.model_type in parts.CUTTABLE and not use.train_tokens:

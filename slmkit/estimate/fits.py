@@ -41,6 +41,7 @@ def usage(
     last_blocks: int | None = None,
     rank: int = 16,
     train_tokens: int = 0,
+    recompute: bool = False,
     preparing: bool = False,
     backend: str | None = None,
 ) -> Use:
@@ -63,6 +64,8 @@ def usage(
         Of the adapter.
     train_tokens : int
         Of all training rows, for what the frozen blocks put out.
+    recompute : bool
+        Trained blocks are computed anew on the way back.
     preparing : bool
         The process also makes the quantised copy, tensor by tensor, or at 16 bits the de-quantised copy of a GGUF
         file, for which the weights are there more than once.
@@ -81,6 +84,7 @@ def usage(
         number_bytes=parts.number_bytes(device, backend),
         device=device,
         train_tokens=train_tokens,
+        recompute=recompute,
         preparing=preparing,
     )
 
@@ -148,6 +152,7 @@ def check_fits(
         if parts.total(found, place) > allowed:
             known = catalog.MODELS if models is None else models
             long = f" {use.rows} rows of {use.seq} tokens at once" if how.get("seq") else ""
+            long += ", with blocks computed anew on the way back" if use.recompute else ""
             only = tuple(term for term in found if term.where == place)
             raise NotEnoughMemory(
                 f"{net.title} at {bits} bits needs about {gigabytes(parts.total(only))} to "
@@ -163,6 +168,27 @@ def check_fits(
             *(net.title, bits, gigabytes(need - held), gigabytes(free)),
         )
     return grouped(found)
+
+
+def check_training(model: Model, bits: int, *, limit: tuple[int, str] | None = None, **how: Any) -> bool:
+    """Refuse a training that this process may not have the memory for, as `check_fits` does.
+
+    Returns
+    -------
+    bool
+        Whether it fits only if trained blocks are computed anew on the way back (`Watch.recompute`).
+    """
+    if isinstance(model, ModelSource) and model.revision == "builtin":
+        return False
+    use = usage(bits, training=True, **how)
+    lean = not within(network_of(model), use, limits_of(limit)) and can_recompute(use, how.get("backend"))
+    check_fits(model, bits, limit=limit, training=True, recompute=lean, **how)
+    return lean
+
+
+def can_recompute(use: Use, backend: str | None) -> bool:
+    """Whether the engine of a training can compute blocks anew on the way back: torch can."""
+    return use.trains and backend != "mlx" and use.device != "metal"
 
 
 def largest_that_fits(

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from slmkit import architectures, assets, catalog, shapes
+from slmkit import architectures, assets, catalog
 from slmkit.assets import ModelSource
 from slmkit.catalog import ModelEntry
 from slmkit.errors import AssetError, InputError, unknown
-from slmkit.shapes import Shape
+from slmkit.estimate import shapes
+from slmkit.estimate.shapes import Shape
 
 BLOCK = 64  # numbers that share a scale; a row that it does not divide stays in 16 bits
 SMALL_TABLE = 1024  # rows up to which an embedding stays in 16 bits

@@ -72,6 +72,8 @@ class Use:
     train_tokens : int
         Of all training rows, 0 where nobody knows: no more rows of the embedding table are read, and where only the
         last blocks are trained, what comes out of the others is kept for each.
+    recompute : bool
+        A training keeps of each trained block its input alone and computes the rest anew on the way back.
     preparing : bool
         The process also makes the quantised copy, or at 16 bits the de-quantised copy of a GGUF file.
     """
@@ -85,6 +87,7 @@ class Use:
     number_bytes: int = 2
     device: str = "cpu"
     train_tokens: int = 0
+    recompute: bool = False
     preparing: bool = False
 
     @property
@@ -230,8 +233,12 @@ def _working(net: Network, use: Use) -> Iterator[Term]:
     said = f"{use.rows} rows of {use.seq} = {tokens:,} tokens at once"
     if use.trains:
         kept = kept_bytes(net, d, rank=0 if use.method == "full" else use.rank)
-        n = use.blocks(net)
-        why = f"{said} x {kept:,} bytes that each of {n} trained blocks keeps for the backward pass, x {SLACK}"
+        n, whose = use.blocks(net), f"each of {use.blocks(net)} trained blocks"
+        if use.recompute:
+            why = f"{said} x {net.hidden * d:,} bytes that {whose} is given, x {SLACK}"
+            yield Term("block inputs", "activations", round(SLACK * net.hidden * d * n * tokens), use.place, why)
+            n, whose = 1, "the one block that is computed anew"
+        why = f"{said} x {kept:,} bytes that {whose} keeps for the backward pass, x {SLACK}"
         yield Term("activations", "activations", round(SLACK * kept * n * tokens), use.place, why)
         scores = scores_bytes(net, use.rows, use.seq)
         why = f"{use.rows} rows x {net.heads} heads x {use.seq} x {use.seq} scores, which {n} blocks keep, x {SLACK}"

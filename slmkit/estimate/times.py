@@ -70,7 +70,8 @@ def times(net: Network, use: Use, backend: str | None = None) -> Times:
     if use.trains:
         kept = use.blocks(net) / net.layers
         backward = tokens * kept * (4 if use.method == "full" else 2) * body / rate
-        step = _range(forward + backward + over)
+        again = kept * forward if use.recompute else 0.0
+        step = _range(forward + again + backward + over)
     elif net.kind == "decoder":
         written_packed = packs(replace(use, method="generate"))
         opened = net.n_parameters / OPENED_PER_S[use.device] if use.bits != 16 and not written_packed else 0.0

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from slmkit import architectures, assets, tensors
+from slmkit import architectures, assets
+from slmkit.assets import tensors
 from slmkit.backends.base import TRAINED
 from slmkit.errors import SlmkitError
 from slmkit.guard.findings import FAIL, WARN, Check, Finding, fine

@@ -12,10 +12,11 @@ from collections import defaultdict
 
 import numpy as np
 
-from slmkit import alike, catalog, leaks
+from slmkit import catalog
 from slmkit.guard.findings import FAIL, WARN, Check, Finding, fine
 from slmkit.guard.labelnoise import labels_follow_texts
 from slmkit.guard.plan import Plan
+from slmkit.splits import alike, leaks
 
 MARKS = re.compile(r"<\|im_(?:start|end)\|>|<\|(?:user|assistant|system|end|eot_id|start_header_id)\|>"
                    r"|<(?:start|end)_of_turn>|\[/?INST\]")  # fmt: skip

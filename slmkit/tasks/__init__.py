@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from slmkit import catalog, excel, licences, sources
+from slmkit import catalog
+from slmkit.assets import licences, sources
+from slmkit.assets.sources import DataFile, HubData
 from slmkit.errors import InputError, unknown
-from slmkit.sources import DataFile, HubData
-from slmkit.splitfile import GivenSplit
-from slmkit.tables import KINDS
+from slmkit.reading import excel
+from slmkit.reading.tables import KINDS
+from slmkit.splits.splitfile import GivenSplit
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slmkit import sources, tables
+from slmkit.assets import sources
+from slmkit.assets.sources import HubData
 from slmkit.errors import AssetError, listed
-from slmkit.sources import HubData
+from slmkit.reading import tables
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from slmkit.sources import DataFile
+from slmkit.assets.sources import DataFile
 from slmkit.tasks import Task
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def _file(level: str) -> DataFile:
 
 def read(level: str) -> pd.DataFrame:
     """All rows of one agreement level ("50", "66", "75", "All") in file order, duplicates included."""
-    from slmkit import data, sources
+    from slmkit import data
+    from slmkit.assets import sources
 
     found = sources.path(_file(level), _name(level))
     lines = found.read_bytes().decode("latin-1").split("\n")

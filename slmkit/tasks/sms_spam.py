@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slmkit.sources import DataFile
+from slmkit.assets.sources import DataFile
 from slmkit.tasks import Task
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ CARD = """# SMS Spam Collection v.1
 
 def read() -> pd.DataFrame:
     """All rows in file order, duplicates included."""
-    from slmkit import data, sources
+    from slmkit import data
+    from slmkit.assets import sources
 
     lines = sources.path(DATA, "sms_spam").read_bytes().decode("utf-8").split("\n")
     rows = [line.split("\t", 1) for line in lines if line]

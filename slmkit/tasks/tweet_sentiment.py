@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from slmkit.sources import HubData
+from slmkit.assets.sources import HubData
 from slmkit.tasks import Task, _hub
 
 if TYPE_CHECKING:

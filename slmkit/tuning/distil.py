@@ -20,10 +20,12 @@ import pandas as pd
 from sklearn.base import clone
 
 import slmkit
-from slmkit import assets, classify, files, footprint, leaks, tables
+from slmkit import assets, classify, files, footprint
 from slmkit.backends.base import Progress
 from slmkit.errors import InputError, listed
 from slmkit.estimator import TextClassifier, check_targets, check_texts
+from slmkit.reading import tables
+from slmkit.splits import leaks
 from slmkit.tuning import retention
 
 log = logging.getLogger(__name__)

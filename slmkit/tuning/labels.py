@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 
 import slmkit
-from slmkit import assets, backends, data, files, leaks, metrics, modelcards, tasks
+from slmkit import assets, backends, data, files, metrics, modelcards, tasks
 from slmkit.backends.base import Progress
+from slmkit.classify.floor import FloorClassifier
+from slmkit.classify.lora import LoRAClassifier
 from slmkit.errors import InputError
-from slmkit.floor import FloorClassifier
-from slmkit.lora import LoRAClassifier
+from slmkit.estimator import read_saved
+from slmkit.splits import leaks
 
 log = logging.getLogger(__name__)
 FILE = "tuning.json"
@@ -94,7 +97,8 @@ def tune_labels(
         A task's name, or a table with texts and labels.
     out : path
         A new or an empty folder. It appears when all is done, or not at all. Until then OUT.partial beside it holds
-        checkpoints, and the same call goes on from them.
+        checkpoints, and the same call goes on from them; where a kill left some beside a complete folder, it removes
+        them and returns what is there.
     text_column, label_column : str or None
         Of a table; None guesses them.
     train, test : int or None
@@ -114,7 +118,11 @@ def tune_labels(
     InputError, AssetError, NotEnoughMemory
         Unusable settings, rows or model; a folder that holds something; no room for it.
     """
-    folder = new_folder(out)
+    folder = Path(out)
+    partial = folder.with_name(folder.name + ".partial")
+    ended = _ended(folder, partial)
+    if ended is None:
+        new_folder(folder)
     task = tasks.get(data_set, text_column, label_column)
     if not task.labels:
         raise InputError(f"task {task.name!r} turns texts into texts; labels are needed")
@@ -125,10 +133,12 @@ def tune_labels(
     texts, labels = split.train["text"].tolist(), split.train["label"].tolist()
     asked, truth = split.test["text"].tolist(), split.test["label"].tolist()
     tuned = LoRAClassifier(model, seed=seed, **params)
-    tuned.progress, tuned.checkpoints = progress, folder.with_name(folder.name + ".partial")
+    tuned.progress, tuned.checkpoints, tuned.keeps_checkpoints = progress, partial, True
+    if ended is not None:
+        return _as_before(folder, ended, {"task": task.name, "n_train": len(texts), "params": tuned.get_params()})
     if keep_partial:
-        if backends.unfinished(Path(tuned.checkpoints)) is None:
-            raise InputError(f"{tuned.checkpoints} holds no checkpoint: there is nothing to keep")
+        if backends.unfinished(partial) is None:
+            raise InputError(f"{partial} holds no checkpoint: there is nothing to keep")
         tuned.stop = threading.Event()
         tuned.stop.set()
     tuned.fit(texts, labels)
@@ -162,7 +172,28 @@ def tune_labels(
         known = modelcards.Data(task.name, task.licence, f"{told.n_train:,} learned, {told.n_test:,} scored")
         tuned.write_card(aside, data=known, scores=[score, below])
         (aside / FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if "stopped" not in tuned.history_[-1]:
+        backends.clear_checkpoints(partial)
     return told
+
+
+def _ended(folder: Path, partial: Path) -> dict[str, Any] | None:
+    """What a call wrote that was killed when all was in place but its checkpoints, which are removed; else None."""
+    if not (folder / FILE).is_file() or assets.problem_with(folder):
+        return None
+    saved = read_saved(folder)
+    told: dict[str, Any] = assets.read_json(folder / FILE) | {"params": saved["params"]}
+    return told if backends.clear_ended(partial, saved["state"]["history"]) else None
+
+
+def _as_before(folder: Path, ended: Mapping[str, Any], asked: Mapping[str, Any]) -> TunedLabels:
+    """The tuning that ended, if it is the one asked for."""
+    if changed := [name for name in asked if asked[name] != ended.get(name)]:
+        raise InputError(
+            f"out must be a new or an empty folder; {folder} holds a complete tuning with another {', '.join(changed)}"
+        )
+    log.warning("the work is done: %s is complete, and the checkpoints that a kill left beside it are removed", folder)
+    return TunedLabels(**{name: ended[name] for name in TunedLabels.__dataclass_fields__} | {"folder": folder})
 
 
 def new_folder(out: str | Path) -> Path:

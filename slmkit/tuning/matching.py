@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slmkit import architectures, assets, backends, estimate, files, modelcards, prequantise, splits, ways
+from slmkit import architectures, assets, backends, estimate, files, modelcards, prequantise, splits
 from slmkit.assets import ModelSource
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import InputError, unknown
 from slmkit.estimator import check_texts
+from slmkit.training import ways
 from slmkit.tuning import pruning
 from slmkit.tuning.distil import check_new
 
@@ -205,3 +206,27 @@ def _write(made: Matched, config: LoRAConfig, sources: Sequence[ModelSource], ou
     values: dict[str, Any] = {**asdict(made), **facts, "config": asdict(config)}
     values["folder"] = made.folder.name
     (out / FILE).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    n_bytes = sum(path.stat().st_size for path in out.glob("*.safetensors"))
+    modelcards.write(out, _card(made, config, modelcards.base_of(sources[0]).name, base, sources[1].kind, n_bytes))
+
+
+def _card(
+    made: Matched, config: LoRAConfig, teacher: str, base: modelcards.Base, kind: str, n_bytes: int
+) -> modelcards.Card:
+    words, n = "squared distance to the teacher's vectors, share of their length", f"{made.n_test:,} texts"
+    return modelcards.Card(
+        title=f"{base.name} with the hidden states of its teacher",
+        summary=f"Written by slmkit: a student learned from texts alone to have the hidden states of {teacher}.",
+        base=base,
+        library="transformers",
+        tags=("distilled",),
+        data=modelcards.Data(rows=f"{made.n_train:,} texts learned, {made.n_test:,} held out"),
+        recipe={"teacher": teacher, "loss": made.loss, "layers": made.layers, **asdict(config)},
+        scores=[
+            modelcards.Score(f"{words}, before", made.distance_before, n=n),
+            modelcards.Score(f"{words}, after", made.distance_after, n=n),
+        ],
+        footprint={"stored": n_bytes},
+        load=modelcards.load_whole(kind),
+        limits=("A student to tune or to distil labels into; measure it beside its teacher.", *modelcards.LIMITS[1:]),
+    )

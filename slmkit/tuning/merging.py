@@ -19,10 +19,11 @@ import numpy as np
 from safetensors.numpy import load_file
 from scipy.special import softmax
 
-from slmkit import adapters, assets, backends, estimate, files, footprint, forgetting, modelcards, prequantise, stored
-from slmkit.assets import ModelSource
+from slmkit import adapters, assets, backends, estimate, files, footprint, modelcards, prequantise
+from slmkit.assets import ModelSource, stored
 from slmkit.backends.base import Backend, check_bits
 from slmkit.errors import AssetError, InputError, NotEnoughMemory, SlmkitError
+from slmkit.training import forgetting
 
 log = logging.getLogger(__name__)
 N_TEXTS = 8  # of the neutral text
@@ -105,7 +106,8 @@ def merge(
     model : str
         As `slmkit.load` takes it: the one the adapter was trained on.
     adapter : path
-        What `slmkit tune` wrote, a saved `LoRAClassifier`, or an adapter of PEFT or mlx-lm.
+        What `slmkit tune` wrote (weights trained as a whole too), a saved `LoRAClassifier`, or an adapter of PEFT or
+        mlx-lm.
     out : path
         A new or an empty folder. It is there when it is complete, and not before.
     bits : {16, 8, 4}
@@ -153,7 +155,7 @@ def merge(
             base=base.name,
             base_revision=base.revision,
             licence=base.licence,
-            adapter_sha256=files.sha256_of(given / adapters.WEIGHTS[str(adapters.layout_of(given))]),
+            adapter_sha256=_sha256(given),
             backend=engine.name,
             base_bits=base_bits,
             bits=bits,
@@ -176,9 +178,13 @@ def merge(
 def _adapter_in(folder: Path) -> Path:
     """The adapter's folder: the one given, or that of a saved classifier."""
     found = folder / "adapter" if (folder / "adapter").is_dir() else folder
-    if adapters.layout_of(found) is None:
+    if adapters.file_of(found) is None:
         raise AssetError(adapters.no_adapter(found))
     return found
+
+
+def _sha256(adapter: Path) -> str:
+    return files.sha256_of(adapters.file_of(adapter) or adapter)
 
 
 def _engine(source: ModelSource, named: str | None, trained_with: str | None) -> Backend:

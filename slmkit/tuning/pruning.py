@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from slmkit import architectures, assets, backends, estimate, files, footprint, prequantise, stored, tasks, tensors
-from slmkit.assets import ModelSource
+from slmkit import architectures, assets, backends, estimate, files, footprint, modelcards, prequantise, tasks
+from slmkit.assets import ModelSource, stored, tensors
 from slmkit.errors import AssetError, InputError, unknown
 
 CARD = "slmkit_pruned.json"
@@ -138,7 +138,7 @@ def prune(
             "sha256": files.sha256_of(aside / "model.safetensors"),
         }
         made = Pruned(folder, **card)
-        _write_card(made, aside)
+        _write_card(made, modelcards.base_of(source), aside)
     return made
 
 
@@ -285,28 +285,35 @@ def _write(
     prequantise.copy_companions(source, out)
 
 
-def _write_card(made: Pruned, out: Path) -> None:
+def _write_card(made: Pruned, base: modelcards.Base, out: Path) -> None:
     facts = {name: value for name, value in made.to_dict().items() if name != "folder"}
     facts |= {"versions": footprint.versions(), "created_utc": datetime.now(UTC).isoformat(timespec="seconds")}
     (out / CARD).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    modelcards.write(out, _card(made, base, (out / "model.safetensors").stat().st_size))
+
+
+def _card(made: Pruned, base: modelcards.Base, n_bytes: int) -> modelcards.Card:
     how = {
-        "angular": f"the run of blocks that turns the hidden state least, measured on {made.n_texts} texts",
-        "influence": f"the blocks that change the hidden states least, measured on {made.n_texts} texts",
+        "angular": "the run of blocks that turns the hidden state least",
+        "influence": "the blocks that change the hidden states least",
         "given": "named by hand",
     }[made.measure]
-    (out / prequantise.README).write_text(
-        f"""# {made.base} with {len(made.kept)} of {made.blocks} blocks
-
-Written by `slmkit prune`. Base model: {made.base}, revision {made.base_revision}.
-Licence of the base, which holds for these weights too: {made.licence}.
-
-| | |
-|---|---|
-| blocks dropped | {", ".join(map(str, made.dropped))}: {how} |
-| parameters | {made.n_parameters:,} of {made.base_parameters:,} |
-
-The weights that are left are those of the base, bit by bit, and nothing was trained since: use it as the student of a
-distillation, or tune it, and measure it beside the base.
-""",
-        encoding="utf-8",
+    recipe = {
+        "blocks dropped": ", ".join(map(str, made.dropped)),
+        "blocks kept": ", ".join(map(str, made.kept)),
+        "chosen": how,
+        "parameters": f"{made.n_parameters:,} of {made.base_parameters:,}",
+    }
+    return modelcards.Card(
+        title=f"{base.name} with {len(made.kept)} of {made.blocks} blocks",
+        summary="Written by slmkit prune. The weights that are left are those of the base, bit by bit, and nothing was "
+        "trained since.",
+        base=base,
+        library="transformers",
+        tags=("pruned",),
+        data=modelcards.Data(rows=f"{made.n_texts} texts to choose blocks on") if made.n_texts else modelcards.Data(),
+        recipe=recipe,
+        footprint={"stored": n_bytes},
+        load=modelcards.load_whole(made.kind),
+        limits=("A student to distil into, or to tune; measure it beside its base.", *modelcards.LIMITS[1:]),
     )

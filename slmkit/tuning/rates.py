@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slmkit import assets, backends, ways
+from slmkit import assets, backends
 from slmkit.backends.base import LoRAConfig, Progress
 from slmkit.errors import InputError
+from slmkit.training import ways
 from slmkit.tuning import rows as material
 
 SMOOTHING = 0.8  # of the mean before, in the mean that follows the losses
@@ -100,9 +101,9 @@ def find_lr(
         epochs=steps / -(-len(rows.texts) // batch_size), max_length=rows.max_length(engine, source),
         max_batch_tokens=max_batch_tokens, seed=seed, trains=ways.get(method).trains,
     )  # fmt: skip
-    rows.check_fits(source, bits, config, backend)
+    lean = rows.check_fits(source, bits, config, backend)
     with tempfile.TemporaryDirectory(prefix="slmkit-rates-") as folder:
-        history = rows.train(engine, source, bits, config, Path(folder), callback=progress)
+        history = rows.train(engine, source, bits, config, Path(folder), callback=progress, recompute=lean)
     return of_losses([entry["learning_rate"] for entry in history], [entry["loss"] for entry in history])
 
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from slmkit import data, dialogues, estimate, recipe, splits, tasks
+from slmkit import data, dialogues, estimate, splits, tasks
 from slmkit.assets import ModelSource
 from slmkit.backends.base import Backend, LoRAConfig, Progress, Watch
 from slmkit.errors import InputError
+from slmkit.training import recipe
 
 MAX_LENGTH = 512  # tokens of a dialogue, as `slmkit.finetune` has it
 
@@ -74,20 +75,21 @@ class Rows:
         *,
         held_out: Rows | None = None,
         callback: Progress | None = None,
+        recompute: bool = False,
     ) -> list[dict[str, float]]:
         """Train on these rows; see `Backend.train_lora` and `Backend.train_completion`."""
-        watch = Watch(held_out=(held_out.texts, held_out.targets) if held_out else None)
+        watch = Watch(held_out=(held_out.texts, held_out.targets) if held_out else None, recompute=recompute)
         how: dict[str, Any] = {"bits": bits, "config": config, "out": out, "callback": callback, "watch": watch}
         if self.classes:
             codes = np.array(self.targets, dtype=np.int64)
             return engine.train_lora(source, self.texts, codes, n_classes=len(self.classes), **how)
         return engine.train_completion(source, self.texts, self.targets, **how)
 
-    def check_fits(self, source: ModelSource, bits: int, config: LoRAConfig, backend: str | None) -> None:
-        """Refuse a training that there is no memory for."""
+    def check_fits(self, source: ModelSource, bits: int, config: LoRAConfig, backend: str | None) -> bool:
+        """As `estimate.check_training`."""
         width = max(config.max_batch_tokens, config.max_length)
         how: dict[str, Any] = {"last_blocks": config.last_blocks, "rank": config.rank, "backend": backend}
-        estimate.check_fits(source, bits, training=True, full=config.trains == "weights", batch_tokens=width, **how)
+        return estimate.check_training(source, bits, full=config.trains == "weights", batch_tokens=width, **how)
 
 
 def of(

@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from slmkit import assets, backends, estimate, files, ways
+from slmkit import assets, backends, estimate, files
 from slmkit.backends.base import Backend, LoRAConfig
 from slmkit.errors import InputError, MissingExtra
+from slmkit.training import ways
 from slmkit.tuning import rows as material
 from slmkit.tuning.rows import Rows
 
@@ -124,7 +125,7 @@ def search(
         epochs=epochs, learning_rate=usual["learning_rate"], last_blocks=blocks, seed=seed,
         max_length=rows.max_length(engine, source), max_batch_tokens=1024, trains=ways.get(method).trains,
     )  # fmt: skip
-    rows.check_fits(source, bits, config, backend)
+    lean = rows.check_fits(source, bits, config, backend)
     if config.trains == "adapter":
         usual["rank"] = config.rank
     if method == "last-k":
@@ -134,7 +135,7 @@ def search(
     study = _study(optuna, Path(out), setup)
     if not any(t.params == usual or t.state == optuna.trial.TrialState.WAITING for t in study.trials if _counts(t)):
         study.enqueue_trial(usual)
-    trial = _Trial(engine, source, bits, config, learned, checked, _space(method, usual, source))
+    trial = _Trial(engine, source, bits, config, learned, checked, _space(method, usual, source), lean)
     _run(optuna, study, trial, trials, seed, say)
     return _result(study, len(learned.texts), len(checked.texts))
 
@@ -150,6 +151,7 @@ class _Trial:
     learned: Rows
     checked: Rows
     space: Mapping[str, Any]
+    recompute: bool = False
 
     def __call__(self, trial: Any) -> float:
         began = time.perf_counter()
@@ -157,7 +159,7 @@ class _Trial:
         config = replace(self.config, **chosen)
         if "rank" in chosen:
             config = replace(config, alpha=2 * config.rank)  # so that the rank alone changes, not the size of its steps
-        how: dict[str, Any] = {"held_out": self.checked}
+        how: dict[str, Any] = {"held_out": self.checked, "recompute": self.recompute}
         try:
             with tempfile.TemporaryDirectory(prefix="slmkit-trial-") as folder:
                 history = self.learned.train(self.engine, self.source, self.bits, config, Path(folder), **how)

@@ -74,6 +74,10 @@ class Loop:
         self._gradients = None
         mx.clear_cache()
 
+    def recompute(self) -> bool:
+        """Nothing: mlx-lm computes blocks anew for all models of a class at once, or not at all."""
+        return False
+
     def count(self, batch: np.ndarray) -> int:
         """Tokens of a batch that are spoken of as trained on."""
         return int(self.learner.count(batch))

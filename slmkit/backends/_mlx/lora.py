@@ -163,8 +163,7 @@ def _fit(
     before = full.glimpse(learner.net) if parameters is None else {}
     training = loop.Loop(learner, rows, n_train, how.config)
     under_way = _memory.Training(how.source.name, "mlx", how.bits, training.held_bytes)
-    dtype = str(next(a for _, a in tree_flatten(learner.net.parameters()) if a.dtype != mx.uint32).dtype)
-    whole = course.identity(how.source, "mlx", how.bits, dtype.removeprefix("mlx.core."), rows, targets)
+    whole = course.identity(how.source, "mlx", how.bits, _dtype(learner.net), rows, targets)
     exact = course.exact("mlx", "mlx-lm", device=str(mx.default_device()))
     lengths = [len(row) for row in rows[:n_train]]
     history = course.Course(training, lengths, how.config, how.watch, how.callback, whole, exact).run()
@@ -178,6 +177,16 @@ def _fit(
     mx.save_safetensors(str(how.out / "adapters.safetensors"), weights)
     (how.out / "adapter_config.json").write_text(json.dumps(parameters, indent=1), encoding="utf-8")
     return history
+
+
+def _dtype(net: Any) -> str:
+    found = next(array for _, array in tree_flatten(net.parameters()) if array.dtype != mx.uint32)
+    return str(found.dtype).removeprefix("mlx.core.")
+
+
+def computed_in(net: Any) -> str:
+    """The number type of a training, and why."""
+    return f"{_dtype(net)}: what mlx holds these weights in"
 
 
 def add_lora(net: Any, config: LoRAConfig) -> dict[str, Any]:

@@ -25,15 +25,18 @@ def pick_device() -> torch.device:
 
 @cache
 def best_dtype(device_type: str) -> tuple[torch.dtype, str]:
-    """The number type this device does best, and why; bfloat16 where it is native, float32 otherwise."""
+    """The number type this device does best, and why: bfloat16 where it is native, else float16 on a GPU that has it.
+
+    Float32 otherwise. A training in float16 amplifies its loss (`loop`), and says so where that does not help.
+    """
     if device_type == "cuda":
         major, minor = torch.cuda.get_device_capability()
+        named = f"compute capability {major}.{minor}"
         if major >= 8:
-            return torch.bfloat16, f"compute capability {major}.{minor} has bfloat16"
-        return (
-            torch.float32,
-            f"compute capability {major}.{minor} only emulates bfloat16, and float16 training is unstable",
-        )
+            return torch.bfloat16, f"{named} has bfloat16"
+        if major == 7:  # Volta and Turing have tensor cores for it
+            return torch.float16, f"{named} only emulates bfloat16 and has float16, with the loss amplified in training"
+        return torch.float32, f"{named} only emulates bfloat16, and is no quicker in float16"
     if device_type == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return torch.float32, "this CPU has no bfloat16 instructions"
     return torch.bfloat16, f"{device_type} computes bfloat16"

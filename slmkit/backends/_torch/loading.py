@@ -16,8 +16,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from slmkit import assets, stored
-from slmkit.assets import ModelSource
+from slmkit import assets
+from slmkit.assets import ModelSource, stored
 from slmkit.backends import _checks
 from slmkit.backends._torch import quantise, streaming
 from slmkit.backends.base import Stored

@@ -2,11 +2,12 @@
 
 Gradients add up over micro-batches below a token budget, so that memory stays small and the effective batch does not
 change. Adapter weights compute in the model's number type while the optimiser works on float32 copies (Micikevicius et
-al. 2018, arXiv 1710.03740).
+al. 2018, arXiv 1710.03740). In float16, whose range is small, the loss is amplified before its gradients are taken.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -14,17 +15,21 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import prefix, scoring, traits
 from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError
 
+AMPLIFIED, SCALE = 2.0**16, "loss scale"  # a power of two changes no digit (Micikevicius et al.)
 LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together; a place of a large vocabulary has 256,000
 
 
 class Objective(Protocol):
     """What is minimised, over rows of which the body gave the hidden states."""
+
+    amplified: float  # what a loss is multiplied by before its gradients are taken, so that float16 can hold them
 
     def parameters(self) -> list[nn.Parameter]:
         """Weights trained beside the adapter."""
@@ -48,7 +53,7 @@ class LastToken:
     def __init__(
         self, head: nn.Linear, y: np.ndarray, lengths: Sequence[int], weights: Sequence[float] | None = None
     ) -> None:
-        self.head, self.lengths = head, np.asarray(lengths)
+        self.head, self.lengths, self.amplified = head, np.asarray(lengths), 1.0
         self.class_weights = None if weights is None else torch.tensor(weights, device=head.weight.device)
         self.y = torch.as_tensor(y, dtype=torch.float32 if y.ndim == 2 else torch.int64, device=head.weight.device)
 
@@ -65,7 +70,7 @@ class LastToken:
 
     def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
         loss = self._loss(self._logits(hidden, rows), self.y[rows]) / len(batch)
-        loss.backward()
+        (loss * self.amplified).backward()
         return loss.item()
 
     def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
@@ -112,6 +117,7 @@ class Answers:
 
     def __init__(self, model: Any, pairs: Sequence[shared.Pair]) -> None:
         self.head, self.config, self.pairs = model.get_output_embeddings(), model.config, pairs
+        self.amplified = 1.0
 
     def parameters(self) -> list[nn.Parameter]:
         return []
@@ -127,7 +133,7 @@ class Answers:
             states.requires_grad_(True)
             logits = scoring.logits_of(self.head, self.config, states)  # (n, V)
             loss = nn.functional.cross_entropy(logits, wanted, reduction="sum") / self.count(batch)
-            loss.backward()  # to the states, and to the head where it is trained too
+            (loss * self.amplified).backward()  # to the states, and to the head where it is trained too
             slopes.append(torch.as_tensor(states.grad))
             total += loss.item()
         picked.backward(torch.cat(slopes))
@@ -155,6 +161,17 @@ class Answers:
 def blocks_of(model: nn.Module) -> nn.ModuleList:
     """The model's blocks: its longest list of modules."""
     return max((m for m in model.modules() if isinstance(m, nn.ModuleList)), key=len)
+
+
+def _computed_anew(forward: Any) -> Any:
+    """A block's forward that keeps its input alone; transformers' own way of it acts in training mode only."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return forward(*args, **kwargs)
+        return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)  # draws no numbers
+
+    return run
 
 
 def last_of(model: nn.Module, last_blocks: int) -> list[nn.Module]:
@@ -207,6 +224,8 @@ class Loop:
         self.names = [*named, *(f"objective.{i}" for i in range(len(self.trained) - len(named)))]
         self.optimiser = torch.optim.AdamW(self.trained, lr=config.learning_rate, weight_decay=0.01)
         self.states: prefix.States | None = None  # outputs of the blocks below the first trained one, by row
+        self.recomputes = False
+        self.amplified = AMPLIFIED if self.lora[0].dtype == torch.float16 else 1.0
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -220,12 +239,25 @@ class Loop:
             yield
 
     def gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
-        """Mean loss of a batch and the norm of its gradients, which are then clipped."""
+        """Mean loss of a batch and the norm of its gradients, which are then clipped.
+
+        In float16 the loss is amplified; where that is too much for it, half as much from there on, and again.
+        """
+        while True:
+            loss, norm = self._gradients(batch, max_tokens)
+            if math.isfinite(norm) or not math.isfinite(loss) or self.amplified == 1:
+                return loss, norm
+            self.amplified = max(1.0, self.amplified / 2)
+
+    def _gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
         self.free()
-        total = 0.0
+        self.objective.amplified, total = self.amplified, 0.0
         for rows in self._parts(batch, max_tokens):
             total += self.objective.backward(self._hidden(rows), rows, batch)
             self._collect()
+        if self.amplified != 1:
+            for parameter in self.trained:
+                parameter.grad = None if parameter.grad is None else parameter.grad / self.amplified
         return total, float(nn.utils.clip_grad_norm_(self.trained, 1.0))
 
     def update(self, rate: float) -> None:
@@ -240,6 +272,19 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
         for parameter in self.lora:
             parameter.grad = None
+
+    def recompute(self) -> bool:
+        """Keep of every trained block its input alone, and compute the rest anew on the way back; False if that is so.
+
+        Chen et al. 2016, arXiv 1604.06174.
+        """
+        if self.recomputes:
+            return False
+        for block in blocks_of(self.body):
+            if any(parameter.requires_grad for parameter in block.parameters()):
+                block.forward = _computed_anew(block.forward)
+        self.recomputes = True
+        return True
 
     def count(self, batch: np.ndarray) -> int:
         """Tokens of a batch that are spoken of as trained on."""
@@ -261,7 +306,8 @@ class Loop:
     def moments(self) -> dict[str, np.ndarray]:
         """AdamW's state of each of them."""
         states = zip(self.names, (self.optimiser.state[p] for p in self.trained), strict=True)
-        return {f"{name}/{key}": value.cpu().numpy() for name, state in states for key, value in state.items()}
+        found = {f"{name}/{key}": value.cpu().numpy() for name, state in states for key, value in state.items()}
+        return {**found, SCALE: np.array(self.amplified)} if self.amplified != 1 else found
 
     def restore(self, weights: Mapping[str, np.ndarray], moments: Mapping[str, np.ndarray] | None = None) -> None:
         """Put weights back, and AdamW's state if it is given."""
@@ -270,6 +316,9 @@ class Loop:
                 parameter.copy_(torch.from_numpy(weights[name].copy()))
         self._hand_down()
         for path, value in (moments or {}).items():
+            if path == SCALE:
+                self.amplified = float(value)
+                continue
             name, _, key = path.rpartition("/")
             master = self.trained[self.names.index(name)]
             kept = torch.from_numpy(value.copy())

@@ -33,6 +33,7 @@ class Match:
     def __init__(
         self, told: Sequence[torch.Tensor], blocks: Sequence[int], states: depth.States, *, cosine: bool
     ) -> None:
+        self.amplified = 1.0
         self.told, self.blocks, self.states, self.cosine = told, blocks, states, cosine  # told: (P, T, H) a row
 
     def parameters(self) -> list[nn.Parameter]:
@@ -43,7 +44,7 @@ class Match:
 
     def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
         loss = self._sum(hidden, rows) / self.count(batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * self.amplified).backward()  # type: ignore[no-untyped-call]
         return loss.item()
 
     def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:

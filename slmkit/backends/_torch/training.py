@@ -174,7 +174,8 @@ def _fit(
     else:
         _check_moved(opened.wrapped)
         opened.wrapped.save_pretrained(str(out), safe_serialization=True)
-    _checks.write_adapter_facts(out, opened.source, "bnb", opened.bits, opened.tokenizer)
+    computed_in = f"{dtype}: {devices.best_dtype(opened.where.type)[1]}"
+    _checks.write_adapter_facts(out, opened.source, "bnb", opened.bits, opened.tokenizer, computed_in)
     return history
 
 

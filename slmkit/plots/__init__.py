@@ -1,0 +1,28 @@
+"""Pictures: of runs, of learning curves and trainings, and of what is estimated; each takes runs or a frame.
+
+One module a picture or a family of them; what they share (layout, colours of lines, lengths) stands in `scores`.
+"""
+
+from __future__ import annotations
+
+from slmkit.plots.bits import bits_cost
+from slmkit.plots.curve import learning_curve
+from slmkit.plots.facts import facts_vs_cost
+from slmkit.plots.fit import predicted_vs_measured
+from slmkit.plots.footprint import accuracy_vs_footprint, pareto
+from slmkit.plots.rates import learning_rates
+from slmkit.plots.scores import calibration, per_class_recall
+from slmkit.verdict import verdicts
+
+__all__ = [
+    "accuracy_vs_footprint",
+    "bits_cost",
+    "calibration",
+    "facts_vs_cost",
+    "learning_curve",
+    "learning_rates",
+    "pareto",
+    "per_class_recall",
+    "predicted_vs_measured",
+    "verdicts",
+]
