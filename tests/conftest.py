@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.metadata
 import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,8 @@ CHAT_TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}</s>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+FROZEN = [0]  # modules there when the collector was last told to leave all there is alone
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,6 +73,18 @@ def _turn(item: pytest.Function) -> int:
     if "start_here" in item.fixturenames:
         return 0
     return 1 if {"slow", "real", "browser"} & {mark.name for mark in item.iter_markers()} else 2
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Take what new libraries brought out of the collector's sight, once for many of their modules.
+
+    Each `release()` collects: over all objects of torch, transformers and mlx that takes half a second.
+    """
+    if len(sys.modules) > FROZEN[0] + 200:
+        gc.collect()
+        gc.freeze()
+        FROZEN[0] = len(sys.modules)
 
 
 @pytest.fixture(scope="session", autouse=True)
