@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import importlib.metadata
 import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,24 +35,56 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
+FROZEN = [0]  # modules there when the collector was last told to leave all there is alone
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-conformance", action="store_true", help="write the README's table of architectures anew")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """For several processes: groups start in the order they are given in, and each process computes on one core.
+
+    With a thread per core in every process the threads wait for each other: tiny trainings took 3 to 15 times as long.
+    """
+    if config.getoption("dist", "no") != "no":
+        config.option.loadscopereorder = False  # else those of most tests come first, and the long ones last
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
-    """For several processes (`-n 2 --dist loadgroup`): a file's tests stay together, and the long files come first.
+    """For several processes (`-n 2 --dist loadgroup`): long tests come first, each for itself.
 
-    All that looks at the first notebook's kernel is one group: it runs for minutes.
+    A file's other tests stay together, since they share what was made for them. All that looks at the first notebook's
+    kernel is one group and the first of all: it runs for minutes.
     """
     if config.getoption("dist", "no") != "loadgroup":
         return
     for item in items:
-        stem = item.path.stem.removeprefix("test_")
-        item.add_marker(pytest.mark.xdist_group("notebooks" if "start_here" in item.fixturenames else stem))
-    long = {item.path for item in items if {"slow", "real", "browser"} & {mark.name for mark in item.iter_markers()}}
-    items.sort(key=lambda item: item.path not in long)
+        if _turn(item) != 1:
+            name = "notebooks" if _turn(item) == 0 else item.path.stem.removeprefix("test_")
+            item.add_marker(pytest.mark.xdist_group(name))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Function) -> int:
+    if "start_here" in item.fixturenames:
+        return 0
+    return 1 if {"slow", "real", "browser"} & {mark.name for mark in item.iter_markers()} else 2
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Take what new libraries brought out of the collector's sight, once for many of their modules.
+
+    Each `release()` collects: over all objects of torch, transformers and mlx that takes half a second.
+    """
+    if len(sys.modules) > FROZEN[0] + 200:
+        gc.collect()
+        gc.freeze()
+        FROZEN[0] = len(sys.modules)
 
 
 @pytest.fixture(scope="session", autouse=True)
