@@ -9,7 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_WHERE: dict[str, str] = {}
+_WHERE = {
+    "ParetoExplorer": "pareto",
+    "ThresholdExplorer": "threshold",
+}
 __all__ = [*_WHERE]
 
 
