@@ -210,7 +210,7 @@ def test_a_confusion_matrix_shades_the_share_of_the_true_class() -> None:
     counts = pd.DataFrame([[8, 2], [1, 0]], index=["fraud", HOSTILE], columns=["flagged", "let through"])
     [heat] = plots.confusion_matrix(counts, "n = 11").data
     assert heat.z.tolist() == [[80, 20], [100, 0]]
-    assert heat.text[0] == ("8<br>80.0 %", "2<br>20.0 %")
+    assert list(heat.text[0]) == ["8<br>80.0 %", "2<br>20.0 %"]
     assert "<img" not in heat.y[1] and "&lt;img" in heat.y[1]
 
 

@@ -78,7 +78,7 @@ def _cells(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     kept: dict[tuple[int, ...], tuple[float, float]] = {}
     for point in points:
         cell = tuple(
-            int(CELLS * (v - low) / (high - low)) if high > low else 0
+            min(CELLS - 1, int(CELLS * (v - low) / (high - low))) if high > low else 0
             for v, (low, high) in zip(point, spans, strict=True)
         )
         kept.setdefault(cell, point)
