@@ -45,7 +45,8 @@ def curve(
     Returns
     -------
     DataFrame
-        Rising `threshold`, from 0 (flag all) to `NOTHING`; counts `caught`, `missed`, `false_alarms`, `let_through`;
+        Rising `threshold`, from 0 (flag all) to `NOTHING`, of those that decide alike the one with the fewest digits;
+        `up_to`, the highest of them; counts `caught`, `missed`, `false_alarms`, `let_through`;
         shares `recall` (of the positives), `false_alarm_share` (of the negatives), `precision` (NaN where nothing is
         flagged); `cost_per_1000` rows.
 
@@ -65,6 +66,7 @@ def curve(
     frame = pd.DataFrame(
         {
             "threshold": thresholds,
+            "up_to": [*scores, NOTHING],
             "caught": y.sum() - missed,
             "missed": missed,
             "false_alarms": (~y).sum() - let_through,

@@ -187,15 +187,16 @@ def a_curve(n: int = 40) -> pd.DataFrame:
 def test_a_threshold_picture_holds_the_curve_and_marks_the_choice() -> None:
     points = a_curve()
     figure = plots.threshold_cost(points, 0.42, "fraud", "n = 40 rows")
-    inside = points[points["threshold"] <= 1]
     by_name = {trace.name: trace for trace in figure.data}
-    assert list(by_name["recall: caught of all fraud"].y) == pytest.approx(list(100 * inside["recall"]))
-    assert list(by_name["cost of 1000 rows"].y) == pytest.approx(list(inside["cost_per_1000"]))
+    recall = by_name["recall: caught of all fraud"]
+    assert list(recall.y) == pytest.approx([100, *(100 * points["recall"])])
+    assert list(recall.x) == pytest.approx([0, *points["up_to"].clip(upper=1)])
+    assert list(by_name["cost of 1000 rows"].y)[1:] == pytest.approx(list(points["cost_per_1000"]))
     assert len({trace.line.dash for trace in figure.data}) == 4  # nothing rests on colour alone
     assert {shape.x0 for shape in figure.layout.shapes} == {0.42}
     assert any(note.text == "threshold 0.42" for note in figure.layout.annotations)
     assert figure.layout.yaxis.title.text == "Share (%)" and figure.layout.title.subtitle.text == "n = 40 rows"
-    with pytest.raises(InputError, match="the curve of thresholds must have rows and the columns threshold, recall"):
+    with pytest.raises(InputError, match="the curve of thresholds must have rows and the columns threshold, up_to"):
         plots.threshold_cost(points.drop(columns="recall"), 0.5)
 
 
@@ -203,7 +204,7 @@ def test_a_threshold_picture_of_many_rows_keeps_its_ends_and_a_bound() -> None:
     points = a_curve(20_000)
     figure = plots.threshold_cost(points, 0.5)
     assert 300 < len(figure.data[0].x) <= 402
-    assert (figure.data[0].x[0], figure.data[0].x[-1]) == (0, points["threshold"].iloc[-2])
+    assert (figure.data[0].x[0], figure.data[0].x[-1], figure.data[0].y[-1]) == (0, 1, 0)
 
 
 def test_a_confusion_matrix_shades_the_share_of_the_true_class() -> None:

@@ -21,6 +21,7 @@ from slmkit.errors import InputError
 from slmkit.runs import probability_frame, read_probabilities, read_runs, write_run
 from slmkit_widgets import ThresholdExplorer
 from slmkit_widgets.models import records
+from slmkit_widgets.slider import Slider
 
 __all__ = ["pushed"]  # the fixture
 
@@ -114,6 +115,26 @@ def test_the_rows_shown_are_those_of_the_cell_the_surest_mistakes_first() -> Non
     assert not set(first) & set(view.model.examples["row"]) and view.model.rows_said.startswith("Rows 9 to ")
 
 
+def test_the_picture_is_also_a_table_of_the_rows_for_choosing() -> None:
+    rows = frame()
+    view = ThresholdExplorer(rows)
+    aside = rows[thresholds.set_aside(rows["label"], 0.5)]
+    shown = view.model.steps
+    assert list(shown["threshold"]) == ["0", *(f"0.{i}" for i in range(1, 10)), "1"]
+    recalls = [(aside.loc[aside["label"] == "fraud", "p_fraud"] >= i / 10).mean() for i in range(11)]
+    assert list(shown["recall"]) == [f"{100 * recall:.1f} %" for recall in recalls]
+
+
+def test_the_slider_and_the_number_box_are_one_and_have_names() -> None:
+    pytest.importorskip("anywidget")
+    view = ThresholdExplorer(frame())
+    [slider] = [c for r in view.children for c in getattr(r, "children", ()) if isinstance(c, Slider)]
+    slider.value = 0.3
+    assert (view.model.threshold, view.threshold.value, slider.description) == (0.3, 0.3, "Threshold")
+    view.by_budget.click()
+    assert slider.value == view.model.threshold != 0.3
+
+
 def test_wrong_numbers_are_refused_and_said() -> None:
     view = ThresholdExplorer(frame())
     view.share.value = 100
@@ -163,6 +184,31 @@ def test_what_is_sent_has_a_bound_whatever_the_number_of_rows(pushed: Pushed) ->
     assert 10_000 < pushed.n_bytes < 200_000
 
 
+def test_a_record_that_cannot_be_read_leaves_the_one_before(tmp_path: Path) -> None:
+    one, other = a_run(right=100), a_run(right=90)
+    for run in (one, other):
+        write_run(run, tmp_path, frame(60))
+    view = ThresholdExplorer(folder=tmp_path)
+    before, choice = view.model.verdict, view.record.options[1][1]
+    record = view.model._records[choice]
+    (tmp_path / f"{record.run.stem}.probabilities.csv").unlink()
+    view.record.value = choice
+    assert "has no probabilities at" in view.model.error and view.record.value == view.record.options[0][1]
+    assert view.model.verdict == before
+    view.by_cost.click()
+    assert view.model.error == "" and "lowest cost" in view.model.verdict
+
+
+def test_labels_may_be_numbers_and_a_class_without_rows_is_refused() -> None:
+    rows = frame().rename(columns={"p_fraud": "p_1", "p_fine": "p_0"})
+    rows = rows.assign(label=(rows["label"] == "fraud").astype(int), p_2=0.0)
+    view = ThresholdExplorer(rows)
+    assert view.model.positive == "1"
+    view.positive.value = "2"
+    assert "rows of '2' and of others are needed" in view.model.error and view.positive.value == "1"
+    assert run_python(view.model.code, frame=rows)["flagged"].sum() > 10
+
+
 def test_frames_and_classes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="columns row, label and one p_<class>"):
         ThresholdExplorer(pd.DataFrame({"row": [1], "label": ["a"], "p_a": [0.5]}))
@@ -170,5 +216,7 @@ def test_frames_and_classes_that_do_not_fit_are_refused() -> None:
         ThresholdExplorer(frame(), positive="spam")
     with pytest.raises(InputError, match="no record with per-example probabilities among 1 records"):
         ThresholdExplorer(a_run())
+    with pytest.raises(InputError, match="texts must hold one for every row, 200 at least; got 3"):
+        ThresholdExplorer(frame(), texts=["a", "b", "c"])
     with pytest.raises(InputError, match="validation must be a frame, None, or a share"):
         ThresholdExplorer(frame(), validation=1.5)

@@ -34,6 +34,7 @@ def test_every_threshold_of_a_curve_flags_what_its_row_says(rows: list[tuple[boo
     points = thresholds.curve(y, p)
     assert points["threshold"].is_monotonic_increasing and points["threshold"].is_unique
     for row in points.itertuples():
+        assert row.threshold <= row.up_to and ((p >= row.threshold) == (p >= row.up_to)).all()
         flagged = p >= row.threshold
         assert (row.caught, row.false_alarms) == ((flagged & y).sum(), (flagged & ~y).sum())
         assert (row.missed, row.let_through) == ((~flagged & y).sum(), (~flagged & ~y).sum())

@@ -23,6 +23,7 @@ except ImportError as problem:
 
 STYLE = {"description_width": "initial"}  # whole names, not their first letters
 WIDE = "100%"
+LABEL_LIMIT = 200  # characters of one line
 
 
 class View(w.VBox):
@@ -73,9 +74,11 @@ class View(w.VBox):
         box = w.VBox()
 
         def update() -> None:
-            shown = [label(line) for line in display.lines(words(getattr(self.model, name)))]
-            old, box.children = box.children, tuple(shown)
-            _close_all(old)
+            shown, there = display.lines(words(getattr(self.model, name))), list(box.children)
+            for line, old in zip(shown, there, strict=False):
+                old.value = display.plain(line, LABEL_LIMIT)
+            box.children = (*there[: len(shown)], *(label(line) for line in shown[len(there) :]))
+            _close_all(there[len(shown) :])
             box.layout.display = "" if shown else "none"
 
         self.follow(name, update)
@@ -172,7 +175,7 @@ class View(w.VBox):
         return {**super()._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
 
 
-def label(said: str, *, strong: bool = False, limit: int = 200) -> w.Label:
+def label(said: str, *, strong: bool = False, limit: int = LABEL_LIMIT) -> w.Label:
     """A line of text, cleaned; no formula is read out of it."""
     made = w.Label(display.plain(said, limit), style={"font_weight": "bold"} if strong else {})
     for name in display.PLAIN:

@@ -12,6 +12,7 @@ from slmkit.runs import Run
 from slmkit_widgets import display
 from slmkit_widgets.base import STYLE, View, heading, row
 from slmkit_widgets.models.threshold import ThresholdModel
+from slmkit_widgets.slider import Slider
 
 
 class ThresholdExplorer(View):
@@ -64,6 +65,7 @@ class ThresholdExplorer(View):
         self.share = self.bind(w.FloatText(description="Share in practice (%)", step=0.1, **number), "share_percent")
         self.budget = self.bind(w.FloatText(description="False-alarm budget (%)", step=0.1, **number), "budget_percent")
         self.threshold = self.bind(w.FloatText(description="Threshold", step=0.01, **number), "threshold")
+        slider = [] if Slider is None else [self.bind(Slider(description="Threshold"), "threshold")]
         self.by_cost = self.button("Choose the lowest cost", model.choose_lowest_cost)
         self.by_budget = self.button("Choose within the budget", model.choose_within_budget)
         self.kind = self.bind(w.Dropdown(description="Rows shown", **wide), "kind", "kind_options")
@@ -72,11 +74,14 @@ class ThresholdExplorer(View):
         self.show(
             row(self.record, self.positive),
             row(self.miss_cost, self.false_alarm_cost, self.share),
-            row(self.threshold, self.by_cost, self.budget, self.by_budget),
+            row(self.threshold, *slider),
+            row(self.by_cost, self.budget, self.by_budget),
             self.verdict,
             self.drawn("figure", display.picture, "570px"),
-            heading("The figures as a table"),
+            heading("At this threshold"),
             self.drawn("outcomes", display.table),
+            heading("At others"),
+            self.drawn("steps", display.table),
             self.drawn("matrix", display.picture, "340px"),
             row(self.kind, self.next),
             self.said("rows_said"),

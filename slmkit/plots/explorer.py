@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 import plotly.graph_objects as go
 
-from slmkit.plots.footprint import accuracy_vs_footprint, axis_range, drop_buttons, is_log
-from slmkit.plots.scores import LINE
+from slmkit.errors import InputError
+from slmkit.plots.footprint import axis_range, drawn, drop_buttons, is_log
+from slmkit.plots.scores import LINE, one_task
 from slmkit.runs import Run
-from slmkit.runs.configurations import as_runs, footprint_of
+from slmkit.runs.configurations import as_runs, configurations, footprint_of
 
 CELLS = 40  # of the crowd along each axis: one dot a cell, however many runs fall into it
 
@@ -34,16 +35,17 @@ def accuracy_in_a_crowd(
     Returns
     -------
     plotly Figure
-        Traces and bytes do not grow with the crowd.
+        Traces and bytes do not grow with the crowd. `InputError` if none of the runs has the cost.
     """
-    named = as_runs(runs)
-    figure = accuracy_vs_footprint(named, footprint)
+    named, view = one_task(as_runs(runs)), footprint_of(footprint)
+    costs = [x for run in named if (x := view.of(run)) is not None]
+    if not costs:
+        raise InputError(f"no run has the footprint {footprint!r}")
+    figure = drawn(configurations(named), [view], view)
     drop_buttons(figure)
-    figure.data = tuple(trace for trace in figure.data if trace.visible)
     if not crowd:
         return figure
-    view = footprint_of(footprint)
-    costs = [x for run in named if (x := view.of(run)) is not None] + [x for x, _ in crowd]
+    costs += [x for x, _ in crowd]
     low, high, ticks = axis_range(costs)
     log = is_log(costs)
     ends = [math.log10(low), math.log10(high)] if log else [low, high]

@@ -81,11 +81,16 @@ def accuracy_vs_footprint(
     if chosen not in views:
         known = ", ".join(f.key for f in views) or "none"
         raise InputError(f"no run has the footprint {footprint!r}; footprints these runs have: {known}")
+    return drawn(groups, views, chosen)
+
+
+def drawn(groups: Sequence[Configuration], views: Sequence[Footprint], chosen: Footprint) -> go.Figure:
+    """Configurations against one of several costs, with a button for each; `chosen` is shown first."""
     parts = [_view_traces(groups, view) for view in views]
     counts = [len(part) for part in parts]
     layouts = [_view_layout(groups, view) for view in views]
     shown = [[view is owner for owner, n in zip(views, counts, strict=True) for _ in range(n)] for view in views]
-    start = views.index(chosen)
+    start = list(views).index(chosen)
     figure = go.Figure([trace for part in parts for trace in part])
     for trace, visible in zip(figure.data, shown[start], strict=True):
         trace.visible = visible

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from slmkit import text
 from slmkit.plots.scores import FAINT, FONT_SIZE, LINE, base_layout, check_table, wrapped
 
-COLUMNS = ("threshold", "recall", "precision", "false_alarm_share", "cost_per_1000")
+COLUMNS = ("threshold", "up_to", "recall", "precision", "false_alarm_share", "cost_per_1000")
 POINTS = 400  # of a line: more than a screen has room for, whatever the number of rows
 _LINES = (  # column, name, colour (Okabe & Ito 2008), dash: nothing rests on colour alone
     ("recall", "recall: caught of all {0}", "#0072B2", "solid"),
@@ -41,7 +41,7 @@ def threshold_cost(points: pd.DataFrame, threshold: float, positive: str = "posi
         Shares in percent above, cost per 1000 rows below; `InputError` if a column is missing.
     """
     check_table(points, COLUMNS, "the curve of thresholds")
-    shown = _thinned(points[points["threshold"] <= 1])
+    shown = _thinned(points)
     figure = make_subplots(rows=2, shared_xaxes=True, row_heights=[0.62, 0.38], vertical_spacing=0.06)
     name = text.escape(positive, 40)
     for column, words, colour, dash in _LINES:
@@ -118,10 +118,11 @@ def _thinned(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _line(points: pd.DataFrame, column: str, scale: float, name: str, colour: str, dash: str) -> go.Scatter:
-    """A step: between two thresholds the rows are decided as at the upper one."""
+    """A line of steps: each value holds up to its threshold, and just there."""
     unit = " %" if scale == 100 else ""
     return go.Scatter(
-        x=points["threshold"], y=scale * points[column], mode="lines", name=name,
+        x=[0.0, *points["up_to"].clip(upper=1)], y=scale * points[column].iloc[[0, *range(len(points))]],
+        mode="lines", name=name,
         line={"color": colour, "width": 2.5, "dash": dash, "shape": "vh"},
         hovertemplate=f"%{{y:.1f}}{unit}",
     )  # fmt: skip

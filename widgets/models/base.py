@@ -8,7 +8,8 @@ tests and for notebooks that are run by a program.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import traitlets
@@ -32,6 +33,17 @@ class ViewModel(traitlets.HasTraits):
 
     error = traitlets.Unicode()
     code = traitlets.Unicode()
+
+    _busy = False
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Set several traits before anything is computed from them; observers look at `_busy`."""
+        before, self._busy = self._busy, True
+        try:
+            yield
+        finally:
+            self._busy = before
 
     def attempt(self, command: Callable[..., Any], *args: Any, **named: Any) -> Any:
         """Call a command; its result, or None and the cause in `error`."""

@@ -93,9 +93,7 @@ class ParetoModel(ViewModel):
         if given is None and folder is None and Path("runs").is_dir():
             folder = "runs"
         self._given, self._folder, self._recorded = given, folder, recorded
-        self._busy = True
-        self.footprint = footprint_of(footprint).key
-        self._busy = False
+        self._set(footprint=footprint_of(footprint).key)
         self._read()
         self.setup = self._first_setup(task)
 
@@ -147,13 +145,9 @@ class ParetoModel(ViewModel):
             self._refresh()
 
     def _set(self, **values: Any) -> None:
-        """Set traits without computing in between."""
-        self._busy = True
-        try:
+        with self.held():
             for name, value in values.items():
                 setattr(self, name, value)
-        finally:
-            self._busy = False
 
     def _read(self) -> None:
         """Gather the records and sort them into setups."""
@@ -215,7 +209,8 @@ class ParetoModel(ViewModel):
         options = [(display.plain(f"{c.number} · {c.name}"), str(p)) for c, p in zip(shown, places, strict=True)]
         self._picks = [pick if pick in {p for _, p in options} else "" for pick in [*self._picks, "", ""][:2]]
         self._set(pick_options=[("nothing picked", ""), *options], first=self._picks[0], second=self._picks[1])
-        crowd = [spots[i] for i in known if i not in set(named)]
+        with_number = set(named)
+        crowd = [spots[i] for i in known if i not in with_number]
         drawable = any(c.mean(view.of) is not None for c in shown)
         runs_shown = [run for c in shown for run in c.runs]
         self.figure = plots.accuracy_in_a_crowd(runs_shown, view.key, crowd) if drawable else None
@@ -329,7 +324,7 @@ class ParetoModel(ViewModel):
 
 
 def _setups(found: Sequence[Run]) -> list[list[Run]]:
-    """Runs that may be compared, the largest group of the first task by name first; sorted rows make it quick."""
+    """Runs that may be compared, the largest group first; split by their rows beforehand, so that many stay quick."""
     buckets: dict[tuple[str, str, bool], list[Run]] = defaultdict(list)
     for run in found:
         buckets[(run.task, run.data_sha256, run.split == "given")].append(run)

@@ -25,6 +25,7 @@ def _known_positive(run: Run) -> str | None:
 
 
 def classes_of(frame: pd.DataFrame) -> list[str]:
+    """Names of the classes, as the columns p_<class> have them; `InputError` for a frame that is none of probabilities."""
     missing = [name for name in ("row", "label") if name not in frame]
     classes = [str(name)[2:] for name in frame.columns if str(name).startswith("p_")]
     if missing or len(classes) < 2:
@@ -49,20 +50,31 @@ def parted(
     frame: pd.DataFrame, validation: float | pd.DataFrame | None, classes: Sequence[str]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Rows to choose on and rows to measure on; the same frame twice where none were set aside."""
+    frame = frame.assign(label=frame["label"].astype(str))
     if validation is None:
         return frame, frame
     if isinstance(validation, pd.DataFrame):
         if classes_of(validation) != list(classes):
             raise InputError(f"validation rows must have the classes {', '.join(map(repr, classes))}")
-        return validation, frame
+        return validation.assign(label=validation["label"].astype(str)), frame
     if not 0 < validation < 1:
         raise InputError(f"validation must be a frame, None, or a share between 0 and 1; got {validation!r}")
     aside = thresholds.set_aside(frame["label"], validation)
     return frame[aside], frame[~aside]
 
 
-def texts_of(run: Run | None, frame: pd.DataFrame) -> tuple[list[str] | None, str]:
-    """Texts of the rows by position, or None and why: only rows that are on this disk and are those of the record."""
+def texts_of(
+    run: Run | None, frame: pd.DataFrame, given: Sequence[str] | pd.Series | None
+) -> tuple[list[str] | None, str]:
+    """Texts of the rows by position: those given, or of the task if they are on this disk and those of the record.
+
+    The second value says why there are none.
+    """
+    last = int(frame["row"].max())
+    if given is not None:
+        if len(given) <= last:
+            raise InputError(f"texts must hold one for every row, {last + 1} at least; got {len(given)}")
+        return [str(one) for one in given], ""
     if run is None or run.task not in tasks.names():
         return None, "Their texts are not known; give texts=..."
     task = tasks.named(run.task)
@@ -73,7 +85,7 @@ def texts_of(run: Run | None, frame: pd.DataFrame) -> tuple[list[str] | None, st
     if found is None:
         return None, "Their texts are not on this disk."
     sha256, texts, labels = found
-    same = run.data_sha256 == sha256 and int(frame["row"].max()) < len(texts)
+    same = run.data_sha256 == sha256 and last < len(texts)
     if not same or (labels[frame["row"]] != frame["label"].to_numpy()).any():
         return None, "Their texts are not shown: the rows of the task are others than those of the record."
     return texts, ""

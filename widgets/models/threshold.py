@@ -46,7 +46,8 @@ class ThresholdModel(ViewModel):
     kind : str
         Which rows are shown: "missed", "false_alarms", "caught" or "let_through".
     figure, matrix : go.Figure
-    outcomes, examples : DataFrame
+    outcomes, steps, examples : DataFrame
+        Figures at the threshold, at eleven others, and rows.
     verdict : str
     """
 
@@ -66,6 +67,7 @@ class ThresholdModel(ViewModel):
     figure = traitlets.Any()
     matrix = traitlets.Any()
     outcomes = traitlets.Any()
+    steps = traitlets.Any()
     examples = traitlets.Any()
     verdict = traitlets.Unicode()
     rows_said = traitlets.Unicode()
@@ -81,19 +83,19 @@ class ThresholdModel(ViewModel):
     ) -> None:
         super().__init__()
         self._validation, self._given_texts, self._wanted = validation, texts, positive
-        self._busy, self._chosen = False, ""
+        self._chosen = ""
         self._frame: pd.DataFrame | None = given if isinstance(given, pd.DataFrame) else None
         self._records: dict[str, records.Record] = {}
         if self._frame is None:
-            runs_given = None if isinstance(given, pd.DataFrame) else given
-            found, _ = records.gathered(runs_given, folder, recorded=given is None and folder is None)
+            found, _ = records.gathered(given, folder, recorded=given is None and folder is None)
             usable = [r for r in found if r.has_probabilities]
             if not usable:
                 raise InputError(f"no record with per-example probabilities among {len(found)} records")
             self._records = {str(i): r for i, r in enumerate(rows.most_telling_first(usable))}
         names = {key: r.name for key, r in self._records.items()} or {"frame": "your frame"}
         self.record_options = display.choices(names, names.get)
-        self.record = self.record_options[0][1]
+        with self.held():
+            self.record = self.record_options[0][1]
         self._load()
 
     # -- commands
@@ -116,10 +118,9 @@ class ThresholdModel(ViewModel):
         self.page = (self.page + 1) % max(1, -(-n // PAGE))
 
     def _choose(self, threshold: float, how: str) -> None:
-        self._busy = True
-        self.threshold = threshold
-        self.origin = f"chosen: {how}, on the {len(self._choosing)} {self._where()}"
-        self._busy = False
+        with self.held():
+            self.threshold = threshold
+            self.origin = f"chosen: {how}, on the {len(self._choosing)} {self._where()}"
         self._refresh()
 
     # -- what follows from what
@@ -143,15 +144,19 @@ class ThresholdModel(ViewModel):
             raise InputError(f"{name} must be one of {', '.join(allowed[:10])}; got {proposal['value']!r}")
         return str(proposal["value"])
 
-    @traitlets.observe("record")
-    def _record_changed(self, change: Any) -> None:
-        if change["old"]:
-            self._load()
-
-    @traitlets.observe("positive")
-    def _positive_changed(self, _change: Any) -> None:
-        if not self._busy:
-            self._restart()
+    @traitlets.observe("record", "positive")
+    def _other_rows(self, change: Any) -> None:
+        """Go to another record or class; if that fails, back to the one before."""
+        if self._busy:
+            return
+        go = self._load if change["name"] == "record" else self._restart
+        try:
+            go()
+        except Exception:
+            with self.held():
+                setattr(self, change["name"], change["old"])
+            go()
+            raise
 
     @traitlets.observe("threshold", "miss_cost", "false_alarm_cost", "share_percent", "kind", "page")
     def _changed(self, change: Any) -> None:
@@ -162,30 +167,33 @@ class ThresholdModel(ViewModel):
         elif change["name"].endswith("cost") or change["name"] == "share_percent":
             self._chosen = ""  # the threshold stays, and with other costs it would not be the one found
         if change["name"] != "page":
-            self._busy, self.page, self._busy = True, 0, False
+            with self.held():
+                self.page = 0
         self._refresh()
 
     def _load(self) -> None:
         """Read the probabilities of the record, set rows aside, find the texts."""
-        self._busy = True
         record = self._records.get(self.record)
+        run = None if record is None else record.run
         frame = self._frame if record is None else runs.read_probabilities(record.run, record.folder or Path())
         classes = rows.classes_of(frame)
-        self._choosing, self._measured = rows.parted(frame, self._validation, classes)
-        self._texts, self._texts_said = self._given_texts, ""
-        if self._given_texts is None:
-            self._texts, self._texts_said = rows.texts_of(None if record is None else record.run, frame)
-        self.positive_options = display.choices(classes)
-        self.positive = rows.positive_of(None if record is None else record.run, classes, self._wanted)
-        self._busy = False
+        choosing, measured = rows.parted(frame, self._validation, classes)
+        texts, said = rows.texts_of(run, frame, self._given_texts)
+        positive = rows.positive_of(run, classes, self._wanted)
+        self._choosing, self._measured, self._texts, self._texts_said = choosing, measured, texts, said
+        with self.held():
+            self.positive_options = display.choices(classes)
+            self.positive = positive
         self._restart()
 
     def _restart(self) -> None:
         """Begin anew with another record or class: the share of its rows, threshold one half."""
-        self._busy = True
-        self.share_percent = round(100 * self._own_share(), 2)
-        self.threshold, self.origin, self._chosen, self.page = 0.5, "one half, where nobody chose", "", 0
-        self._busy = False
+        own = self._own_share()
+        if not 0 < own < 1:
+            raise InputError(f"rows of {display.plain(self.positive)!r} and of others are needed; got one kind only")
+        with self.held():
+            self.share_percent = round(100 * own, 2)
+            self.threshold, self.origin, self._chosen, self.page = 0.5, "one half, where nobody chose", "", 0
         self._refresh()
 
     def _refresh(self) -> None:
@@ -199,6 +207,8 @@ class ThresholdModel(ViewModel):
         if self._choosing is not self._measured:
             columns[f"{len(self._choosing)} {self._where()}"] = self._at(self._choosing, settings)
         self.outcomes = _outcome_table(columns, self.share_percent)
+        steps = [self._at(self._choosing, settings, threshold=step / 10) for step in range(11)]
+        self.steps = _step_table(steps)
         self.kind_options = [(f"{self._kind_word(kind)} ({measured[kind]})", kind) for kind in KINDS]
         self.examples = self._example_rows()
         self.rows_said = self._page_said()
@@ -221,8 +231,9 @@ class ThresholdModel(ViewModel):
     def _points(self) -> pd.DataFrame:
         return thresholds.curve(*self._columns(self._choosing), **self._settings())
 
-    def _at(self, frame: pd.DataFrame, settings: dict[str, Any]) -> dict[str, Any]:
-        return thresholds.at(*self._columns(frame), self.threshold, **settings)
+    def _at(self, frame: pd.DataFrame, settings: dict[str, Any], threshold: float | None = None) -> dict[str, Any]:
+        chosen = self.threshold if threshold is None else threshold
+        return thresholds.at(*self._columns(frame), chosen, **settings)
 
     def _counts(self, outcome: dict[str, Any]) -> pd.DataFrame:
         name = display.plain(self.positive)
@@ -325,7 +336,7 @@ class ThresholdModel(ViewModel):
             "",
             *read,
             parted,
-            f"columns = lambda rows: (rows['label'] == {self.positive!r}, rows[{f'p_{self.positive}'!r}])",
+            f"columns = lambda rows: (rows['label'].astype(str) == {self.positive!r}, rows[{f'p_{self.positive}'!r}])",
         ]
 
 
@@ -347,3 +358,12 @@ def _outcome_table(columns: dict[str, dict[str, Any]], share_percent: float) -> 
              f"precision {at_share}", f"cost of 1000 rows {at_share}", "cost, flagging every row",
              "cost, flagging no row"]  # fmt: skip
     return pd.DataFrame({"figure": names, **{name: cells(outcome) for name, outcome in columns.items()}})
+
+
+def _step_table(outcomes: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The picture as a table, a row a threshold."""
+    table = pd.DataFrame({"threshold": [f"{o['threshold']:g}" for o in outcomes]})
+    for key in ("recall", "false_alarm_share", "precision"):
+        shares = [o[key] for o in outcomes]
+        table[key.replace("_", " ")] = ["nothing flagged" if s is None else text.percent(s) for s in shares]
+    return table.assign(**{"cost of 1000 rows": [text.rounded(o["cost_per_1000"]) for o in outcomes]})
