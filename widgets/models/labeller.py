@@ -1,0 +1,283 @@
+"""What a `Labeller` holds and does, without any widget: which row comes next, labels, skips, undo, and the file.
+
+The rows a model is least sure of come first: those with the smallest margin between its two likeliest classes (margin
+sampling: Scheffer, Decomain, Wrobel 2001; Settles 2009, "Active Learning Literature Survey"). Without a model rows come
+as they stand.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import traitlets
+
+from slmkit import text
+from slmkit.errors import InputError, SlmkitError, listed
+from slmkit.reading import tables
+from slmkit_widgets.models.labelfile import Act, LabelFile, texts_of
+
+MOST_LABELS = 30
+MOST_TEXT = 5_000  # characters of a row that are shown
+UNDO, SKIP = "u", "s"
+
+
+class LabellerModel(traitlets.HasTraits):
+    """Rows to label one after the other; every act is in the file before the next row is shown.
+
+    Parameters
+    ----------
+    rows
+        As `labelfile.texts_of` takes them. Rows that have a label already (in a column that is called so) are not asked.
+    labels : sequence of str or None
+        The choices, in the order of the keys 1 to 9; None takes the labels that some rows have already, sorted.
+    path : str or Path
+        The CSV; one that is there is gone on with.
+    text_column
+        As `slmkit.data.rows` takes it.
+    model : fitted classifier, ndarray (n_rows, n_classes) or None
+        Anything with `predict_proba`, or probabilities of the rows as they were given: the least sure rows come first.
+
+    Attributes
+    ----------
+    row : int or None
+        Number of the row that is shown; None when all are done.
+    shown, progress, hint, error, code : str
+        The row's text; how far it is; what the model says of the row; what went wrong last, "" otherwise; and the
+        Python that does the same.
+    choices : tuple of str
+        The labels as they are shown, cleaned.
+    can_undo, finished : bool
+
+    Raises
+    ------
+    InputError
+        Unusable rows, labels or probabilities, or a file of other rows with the difference.
+    """
+
+    row = traitlets.Int(None, allow_none=True, read_only=True)
+    shown = traitlets.Unicode(read_only=True)
+    progress = traitlets.Unicode(read_only=True)
+    hint = traitlets.Unicode(read_only=True)
+    error = traitlets.Unicode(read_only=True)
+    code = traitlets.Unicode(read_only=True)
+    choices = traitlets.Tuple(read_only=True)
+    can_undo = traitlets.Bool(read_only=True)
+    finished = traitlets.Bool(read_only=True)
+
+    def __init__(
+        self,
+        rows: Any,
+        labels: Sequence[str] | None = None,
+        path: str | Path = "labels.csv",
+        *,
+        text_column: str | Sequence[str] | None = None,
+        model: Any = None,
+    ) -> None:
+        super().__init__()
+        frame = texts_of(rows, text_column)
+        self.labels = _choices(labels, frame)
+        self.file = LabelFile(path, frame, self.labels)
+        has = frame["label"] != "" if "label" in frame else pd.Series(False, index=frame.index)
+        has &= ~frame["row"].isin([act.row for act in self.file.acts])
+        self._frame, self.n_given = frame[~has].reset_index(drop=True), int(has.sum())
+        if self._frame.empty:
+            raise InputError(f"all {len(frame):,} rows have a label already; leave that column out to label them anew")
+        self._place = {row: i for i, row in enumerate(self._frame["row"].tolist())}
+        self._n_input = frame.attrs["n_given"]
+        self._order = np.arange(len(self._frame))
+        self._proba, self._classes = np.zeros((0, 0)), list[str]()
+        self._source = rows if isinstance(rows, str | Path) else None
+        self._text_column = text_column
+        self.set_trait("choices", tuple(text.clean(label, 60) for label in self.labels))
+        if model is not None:
+            self._rank(model)
+        self.set_trait("code", self._code())
+        self._show(self._next())
+
+    def press(self, key: str, row: int | None = None) -> bool:
+        """Do what a key stands for: 1 to 9 a label, u undo, s skip. Whether it stood for anything.
+
+        Parameters
+        ----------
+        key : str
+        row : int or None
+            The row that was seen when the key was pressed; nothing is done when another one is shown by now, so that no
+            row is labelled unseen.
+        """
+        if row is not None and row != self.row:
+            return False
+        if key.casefold() == UNDO:
+            return self.undo()
+        if key.casefold() == SKIP:
+            return self.skip()
+        if len(key) == 1 and key in "123456789" and int(key) <= len(self.labels):
+            return self.choose(int(key) - 1)
+        return False
+
+    def choose(self, label: int | str) -> bool:
+        """Give the row that is shown a label, by its place in `labels` or its name; whether it was taken."""
+        if isinstance(label, str) and label not in self.labels:
+            return self._fail(f"label must be one of {listed(self.labels)}; got {label!r:.100}")
+        return self._act(label if isinstance(label, str) else self.labels[label])
+
+    def skip(self) -> bool:
+        """Leave the row that is shown without a label; whether there was one."""
+        return self._act("")
+
+    def undo(self) -> bool:
+        """Take the last act back and show its row again, also after a restart; whether there was one."""
+        if not self.file.acts:
+            return self._fail("nothing to undo")
+        last = self.file.acts[-1]
+        return self._write(self.file.undo, lambda: self._place[last.row])
+
+    def again(self) -> bool:
+        """Forget the skips, so that those rows are shown once more; whether there were any."""
+        kept = [act for act in self.file.acts if act.label]
+        if len(kept) == len(self.file.acts):
+            return self._fail("no row was skipped")
+        return self._write(lambda: self.file.save(kept), self._next)
+
+    def order_by(self, model: Any) -> bool:
+        """Order what is left by how sure a model is, the least sure first; whether it could be used.
+
+        Parameters
+        ----------
+        model : fitted classifier, or ndarray of shape (n_rows, n_classes)
+            Anything with `predict_proba`; or the probabilities of the rows as they were given.
+        """
+        try:
+            self._rank(model)
+        except SlmkitError as error:
+            return self._fail(str(error))
+        self._show(self._next())
+        return True
+
+    def learn(self) -> bool:
+        """Fit the floor (word counts) on the labels so far and order what is left by it; whether it could be."""
+        from slmkit import classify
+
+        rows = self.file.labelled()
+        try:
+            return self.order_by(classify.FloorClassifier().fit(rows["text"].tolist(), rows["label"].tolist()))
+        except InputError as error:
+            return self._fail(f"too few labels to learn from: {error}")
+
+    def labelled(self) -> pd.DataFrame:
+        """Rows that were given a label: columns text, label and source_row, in the order of the rows."""
+        return self.file.labelled()
+
+    def _act(self, label: str) -> bool:
+        if self.row is None:
+            return self._fail("all rows are done")
+        digest = self._frame["text_sha256"].iloc[self._place[self.row]]
+        return self._write(lambda: self.file.add(Act(int(self.row), digest, label)), self._next)
+
+    def _write(self, change: Callable[[], Any], then: Callable[[], int | None]) -> bool:
+        """Change the file and show the row that follows; where it cannot be changed the row stays, with the reason."""
+        try:
+            change()
+        except SlmkitError as error:
+            return self._fail(str(error))
+        self._show(then())
+        return True
+
+    def _fail(self, said: str) -> bool:
+        self.set_trait("error", text.clean(said, 1500, newlines=True))
+        return False
+
+    def _next(self) -> int | None:
+        """Place of the first row in order that nothing was done with."""
+        done = {act.row for act in self.file.acts}
+        numbers = self._frame["row"].to_numpy()
+        return next((int(i) for i in self._order if numbers[i] not in done), None)
+
+    def _show(self, place: int | None) -> None:
+        with self.hold_trait_notifications():
+            self.set_trait("error", "")
+            self.set_trait("row", None if place is None else int(self._frame["row"].iloc[place]))
+            whole = "" if place is None else self._frame["text"].iloc[place]
+            self.set_trait("shown", text.clean(whole, MOST_TEXT, newlines=True))
+            self.set_trait("hint", self._hint(place))
+            self.set_trait("can_undo", bool(self.file.acts))
+            self.set_trait("finished", place is None)
+            self.set_trait("progress", self._progress())
+
+    def _progress(self) -> str:
+        counts = Counter(act.label for act in self.file.acts)
+        n_skipped = counts.pop("", 0)
+        n_labelled, n_all = sum(counts.values()), len(self._frame)
+        said = f"{n_labelled:,} of {n_all:,} rows labelled"
+        if n_labelled:
+            said += " (" + ", ".join(f"{name} {counts[own]:,}" for own, name in zip(self.labels, self.choices, strict=True)) + ")"
+        said += f", {n_skipped:,} skipped" if n_skipped else ""
+        said += f", {n_all - n_labelled - n_skipped:,} left"
+        return said + (f"; {self.n_given:,} had a label before" if self.n_given else "")
+
+    def _rank(self, model: Any) -> None:
+        """Take a model's probabilities, least sure rows first; `InputError` says what is wrong with them."""
+        from slmkit.estimator import check_targets
+
+        given = isinstance(model, np.ndarray)
+        proba = model if given else self._asked(model)
+        width = proba.shape[1] if proba.ndim == 2 else len(self.labels)
+        if width < 2:
+            raise InputError(f"probabilities of at least 2 classes are needed; got {width}")
+        proba = check_targets(proba, self._n_input if given else len(self._frame), list(range(width)))
+        if given:
+            proba = proba[self._frame["at"].to_numpy()]
+        best = np.sort(proba, axis=1)  # (n_rows, n_classes)
+        self._order = np.argsort(best[:, -1] - best[:, -2], kind="stable")
+        self._proba = proba
+        self._classes = [] if given else [text.clean(name, 60) for name in model.classes_]
+
+    def _asked(self, model: Any) -> np.ndarray:
+        """Probabilities by a classifier, shape (n_rows, n_classes)."""
+        if not (callable(getattr(model, "predict_proba", None))):
+            raise InputError(f"model must be a fitted classifier or probabilities; got {type(model).__name__}")
+        try:
+            return np.asarray(model.predict_proba(self._frame["text"].tolist()))
+        except ValueError as error:  # not fitted, among others
+            raise InputError(f"{type(model).__name__} gives no probabilities: {error}") from error
+
+    def _hint(self, place: int | None) -> str:
+        if place is None or not self._classes:
+            return ""
+        proba = self._proba[place]
+        first = proba.argsort(kind="stable")[::-1][:2]
+        return "the model says: " + ", ".join(f"{self._classes[i]} {text.percent(proba[i])}" for i in first)
+
+    def _code(self) -> str:
+        """Python that gives the labelled rows; what it reads must be this file, or the variable `rows`."""
+        rows = "rows" if self._source is None else repr(str(self._source))
+        column = "" if self._text_column is None else f", text_column={self._text_column!r}"
+        return (
+            "import slmkit\nfrom slmkit_widgets import labelled\n\n"
+            f"frame = labelled({rows}, {str(self.file.path)!r}{column})\n"
+            'model = slmkit.FloorClassifier().fit(frame["text"], frame["label"])'
+        )
+
+
+def _choices(labels: Sequence[str] | None, frame: pd.DataFrame) -> tuple[str, ...]:
+    """Labels as they are written down; `InputError` with all that is wrong with them."""
+    if isinstance(labels, str):
+        raise InputError(f"labels must be a sequence of names; got one text, {labels[:60]!r}")
+    if labels is None:
+        labels = sorted(set(frame["label"]) - {""}) if "label" in frame else []
+    found = tuple(" ".join(tables.as_text(label).strip().splitlines()) for label in labels)
+    shown = Counter(text.clean(label, 60) for label in found)
+    problems = []
+    if not 2 <= len(found) <= MOST_LABELS:
+        problems.append(f"2 to {MOST_LABELS} labels are needed, such as ['fraud', 'legitimate']; got {len(found)}")
+    if "" in shown:
+        problems.append("a label must have a character that can be seen")
+    if alike := [label for label, n in shown.items() if n > 1]:
+        problems.append(f"labels must differ as they are shown; more than once: {listed(alike)}")
+    if problems:
+        raise InputError("; ".join(problems))
+    return found
