@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def lines(path: Path) -> list[list[str]]:
 
 
 def keys(model: LabellerModel, pressed: str) -> list[bool]:
-    return [model.press(key) for key in pressed]
+    return [model.attempt(model.press, key) for key in pressed]
 
 
 def test_keys_label_skip_and_undo_in_file_order_and_each_act_is_in_the_file(csv_path: Path) -> None:
@@ -55,8 +56,11 @@ def test_keys_label_skip_and_undo_in_file_order_and_each_act_is_in_the_file(csv_
     keys(model, "s112")
     assert model.progress == "5 of 6 rows labelled (legitimate 3, fraud 2), 1 skipped, 0 left"
     assert model.finished and model.row is None and model.shown == ""
-    assert model.press("1") is False and model.error == "all rows are done"
-    assert model.again() and model.row == 3 and not model.finished
+    assert keys(model, "1") == [None] and model.error == "all rows are done"
+    model.again()
+    assert model.row == 3 and not model.finished
+    with pytest.raises(InputError, match="no row was skipped"):
+        model.again()
     keys(model, "2")
     found = model.labelled()
     assert found["text"].tolist() == TEXTS
@@ -64,12 +68,19 @@ def test_keys_label_skip_and_undo_in_file_order_and_each_act_is_in_the_file(csv_
     assert found.equals(labelled(TEXTS, csv_path))
 
 
-@pytest.mark.parametrize("key", ["3", "0", "x", "", "11", "Enter", "²", "u"])
-def test_other_keys_and_an_undo_of_nothing_change_nothing(csv_path: Path, key: str) -> None:
+@pytest.mark.parametrize("key", ["3", "0", "x", "", "11", "12", "Enter", "²"])
+def test_other_keys_change_nothing(csv_path: Path, key: str) -> None:
     model = LabellerModel(TEXTS, LABELS, csv_path)
     assert model.press(key) is False
     assert model.row == 1 and not csv_path.exists()
-    assert model.error == ("nothing to undo" if key == "u" else "")
+
+
+def test_an_undo_of_nothing_and_a_label_that_is_none_are_said(csv_path: Path) -> None:
+    model = LabellerModel(TEXTS, LABELS, csv_path)
+    assert keys(model, "u") == [None] and model.error == "nothing to undo"
+    model.attempt(model.choose, HOSTILE)
+    assert model.error.startswith("label must be one of 'legitimate', 'fraud'; got '<img")
+    assert keys(model, "2") == [True] and model.error == "" and model.row == 2
 
 
 def test_a_key_pressed_on_a_row_that_is_gone_by_now_labels_nothing_unseen(csv_path: Path) -> None:
@@ -109,9 +120,10 @@ def test_probabilities_follow_their_rows_when_some_have_no_text_or_have_a_label(
 def test_learn_orders_what_is_left_by_the_labels_so_far(csv_path: Path) -> None:
     model = LabellerModel(TEXTS, LABELS, csv_path)
     keys(model, "21")
-    assert model.learn() is False and model.error.startswith("too few labels to learn from: class 'fraud' has 1 row")
+    with pytest.raises(InputError, match="too few labels to learn from: class 'fraud' has 1 row"):
+        model.learn()
     keys(model, "21")
-    assert model.learn() is True and model.error == ""
+    model.learn()
     floor = slmkit.FloorClassifier().fit(TEXTS[:4], ["fraud", "legitimate"] * 2)
     left = np.abs(np.diff(floor.predict_proba(TEXTS[4:]), axis=1)).ravel()
     assert model.row == 5 + int(left.argmin())
@@ -121,7 +133,7 @@ def test_learn_orders_what_is_left_by_the_labels_so_far(csv_path: Path) -> None:
     ("given", "said"),
     [
         (np.zeros((6, 2)), "must be at least 0 and sum to 1"),
-        (np.full((5, 2), 0.5), r"must have the shape (rows, classes) = (6, 2); got (5, 2)"),
+        (np.full((5, 2), 0.5), "must have the shape (rows, classes) = (6, 2); got (5, 2)"),
         (np.ones((6, 1)), "at least 2 classes are needed; got 1"),
         (np.ones(6), "must have the shape"),
         (slmkit.FloorClassifier(), "FloorClassifier gives no probabilities"),
@@ -130,8 +142,9 @@ def test_learn_orders_what_is_left_by_the_labels_so_far(csv_path: Path) -> None:
 )
 def test_unusable_probabilities_are_said_and_the_order_stays(csv_path: Path, given: Any, said: str) -> None:
     model = LabellerModel(TEXTS, LABELS, csv_path)
-    assert model.order_by(given) is False
-    assert said in model.error and model.row == 1
+    with pytest.raises(InputError, match=re.escape(said)):
+        model.order_by(given)
+    assert model.row == 1
 
 
 @pytest.mark.parametrize("at", ["before", "after"])
@@ -158,14 +171,15 @@ def test_a_kill_in_the_middle_of_an_act_leaves_a_whole_file(csv_path: Path, at: 
     assert [[row, label] for row, _, label in lines(csv_path)] == acts
     again = LabellerModel(TEXTS, LABELS, csv_path)
     assert again.row == len(acts) + 1
-    assert again.undo() and again.row == len(acts)  # undo reaches over the restart
+    again.undo()
+    assert again.row == len(acts)  # undo reaches over the restart
     keys(again, "2")
     assert [[row, label] for row, _, label in lines(csv_path)] == [*acts[:-1], [str(len(acts)), "fraud"]]
 
 
 def test_undo_of_all_after_a_restart_leaves_a_file_that_can_be_gone_on_with(csv_path: Path) -> None:
     keys(LabellerModel(TEXTS, LABELS, csv_path), "1")
-    assert LabellerModel(TEXTS, LABELS, csv_path).undo()
+    LabellerModel(TEXTS, LABELS, csv_path).undo()
     model = LabellerModel(TEXTS, LABELS, csv_path)
     assert model.row == 1 and not model.can_undo and keys(model, "2") == [True]
     assert len(lines(csv_path)) == 1
@@ -206,10 +220,11 @@ def test_a_file_that_is_something_else_is_refused_and_left_alone(csv_path: Path,
 def test_an_act_that_cannot_be_written_is_not_taken_and_says_why(csv_path: Path) -> None:
     one, other = LabellerModel(TEXTS, LABELS, csv_path), LabellerModel(TEXTS, LABELS, csv_path)
     one.press("1")
-    assert other.press("2") is False and "another program wrote to it (labels.csv was not there before)" in other.error
+    assert keys(other, "2") == [None]
+    assert "another program wrote to it (labels.csv was not there before)" in other.error and other.row == 1
     third = LabellerModel(TEXTS, LABELS, csv_path)
     one.press("1")
-    assert third.press("2") is False and "Open it again" in third.error and third.row == 2
+    assert keys(third, "2") == [None] and "Open it again" in third.error and third.row == 2
     assert [label for _, _, label in lines(csv_path)] == ["legitimate", "legitimate"]
 
 
@@ -222,9 +237,9 @@ def test_a_full_disk_takes_no_act_and_loses_none(csv_path: Path, monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(labelfile.files, "replace", full)
-        assert model.press("2") is False
+        assert keys(model, "2") == [None]
     assert model.error == f"{csv_path}: the disk is full. Nothing was lost; this act was not taken"
-    assert model.row == 2 and model.press("2") is True and model.error == ""
+    assert model.row == 2 and keys(model, "2") == [True] and model.error == ""
     assert [label for _, _, label in lines(csv_path)] == ["legitimate", "fraud"]
 
 
@@ -289,7 +304,9 @@ def test_rows_of_a_file_with_some_labels_give_the_choices_and_the_code_gives_the
     assert found["frame"].to_dict("records") == model.labelled().to_dict("records")
     assert found["frame"]["source_row"].tolist() == [5, 6] and "slmkit" in sys.modules
     pd.DataFrame({"text": TEXTS, "label": [*labels[:4], "fraud", "ham"]}).to_csv(rows, index=False)
-    assert LabellerModel(rows, path=path).undo()  # also when the labels were put into the rows meanwhile
+    again = LabellerModel(rows, path=path)
+    again.undo()
+    assert again.row == 6  # also when the labels were put into the rows meanwhile
 
 
 def test_numbers_that_rows_have_already_name_them(csv_path: Path) -> None:
@@ -306,4 +323,4 @@ def test_a_disk_error_is_the_librarys(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").mkdir()
     with pytest.raises(SlmkitError):
         model.file.save([])
-    assert model.press("1") is False and "labels.csv" in model.error
+    assert keys(model, "1") == [None] and "labels.csv" in model.error

@@ -63,7 +63,7 @@ def test_filters_keep_the_order_and_touch_no_choice() -> None:
     model.find, model.only_fitting = "", True
     assert 0 < len(model.table) < len(names) and all(one["fits"] == "yes" for one in model.table)
     model.only_fitting, model.find = False, HOSTILE
-    assert model.table == () and model.name == chosen and model.error == ""
+    assert model.table == () and model.name == chosen
 
 
 def test_the_terms_are_the_librarys_and_sum_to_the_answer() -> None:
@@ -115,7 +115,6 @@ def test_a_gate_is_shown_and_accepting_it_is_written_down_once(monkeypatch: pyte
         ({"method": "guess"}, "method must be one of infer, generate, lora, qlora, last-k, full; got 'guess'"),
         ({"name": "smolm2-135m"}, "unknown model 'smolm2-135m'. Did you mean 'smollm2-135m-instruct' or"),
         ({"seq": 0, "batch": -1}, "seq must be at least 1; got 0; batch must be at least 1; got -1"),
-        ({"limit": "much"}, "a memory size must look like 2000000000, 1.5GB or 1.5GiB; got 'much'"),
         ({"name": "minilm", "method": "generate"}, "is an encoder and writes no text"),
         ({"name": "a\0\u202eb"}, "unknown model 'a\\x00\\u202eb'. Known: minilm"),
         ({"name": "x" * 5000}, "File name too long"),
@@ -126,12 +125,21 @@ def test_a_wrong_setting_is_said_as_the_library_says_it_and_mended_by_the_next(s
     before = model.headline
     for name, value in settings.items():
         setattr(model, name, value)
-    assert said in model.error and 0 < len(model.error) <= 1000
-    if "limit" not in settings:
-        assert (model.headline, model.code, model.shell, model.terms) == ("", "", "", ())
-    for name, value in {"bits": None, "method": "infer", "seq": 128, "batch": 4, "limit": "", "name": SMOL}.items():
+    assert said in model.headline and len(model.headline) <= 1000
+    assert (model.code, model.shell, model.terms, model.error) == ("", "", (), "")
+    for name, value in {"bits": None, "method": "infer", "seq": 128, "batch": 4, "name": SMOL}.items():
         setattr(model, name, value)
-    assert model.error == "" and model.headline == before
+    assert model.headline == before
+
+
+def test_a_limit_that_is_none_is_refused_and_changes_nothing() -> None:
+    model = PickerModel(name=SMOL, limit="8GB")
+    before = model.headline
+    model.attempt(setattr, model, "limit", "much")
+    assert model.error == "a memory size must look like 2000000000, 1.5GB or 1.5GiB; got 'much'"
+    assert (model.limit, model.headline) == ("8GB", before)
+    model.attempt(setattr, model, "limit", " ")
+    assert model.error == "" and model.limit == "" and "2.00 GB" in model.headline
 
 
 def test_settings_that_do_not_exist_are_refused() -> None:
@@ -144,7 +152,7 @@ def test_a_folder_of_any_name_is_looked_at_and_quoted(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(catalog.config_values(catalog.MODELS[SMOL])))
     model = PickerModel(name=str(folder), bits=4)
-    assert model.error == "" and "not in the catalog" in model.licence
+    assert "it fits in" in model.headline and "not in the catalog" in model.licence
     assert shlex.split(model.shell)[2] == str(folder)
     assert eval(model.code.splitlines()[2], {"slmkit": slmkit}).use.bits == 4
     other = tmp_path / "two\nlines"

@@ -8,25 +8,26 @@ as they stand.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import traitlets
+from slmkit_widgets.models.base import ViewModel
+from slmkit_widgets.models.labelfile import Act, LabelFile, texts_of
 
 from slmkit import text
-from slmkit.errors import InputError, SlmkitError, listed
+from slmkit.errors import InputError, listed, short
 from slmkit.reading import tables
-from slmkit_widgets.models.labelfile import Act, LabelFile, texts_of
 
 MOST_LABELS = 30
 MOST_TEXT = 5_000  # characters of a row that are shown
-UNDO, SKIP = "u", "s"
+KEYS, UNDO, SKIP = "123456789", "u", "s"
 
 
-class LabellerModel(traitlets.HasTraits):
+class LabellerModel(ViewModel):
     """Rows to label one after the other; every act is in the file before the next row is shown.
 
     Parameters
@@ -46,9 +47,8 @@ class LabellerModel(traitlets.HasTraits):
     ----------
     row : int or None
         Number of the row that is shown; None when all are done.
-    shown, progress, hint, error, code : str
-        The row's text; how far it is; what the model says of the row; what went wrong last, "" otherwise; and the
-        Python that does the same.
+    shown, progress, hint : str
+        The row's text; how far it is; what the model says of the row (shown on request: people follow it).
     choices : tuple of str
         The labels as they are shown, cleaned.
     can_undo, finished : bool
@@ -63,8 +63,6 @@ class LabellerModel(traitlets.HasTraits):
     shown = traitlets.Unicode(read_only=True)
     progress = traitlets.Unicode(read_only=True)
     hint = traitlets.Unicode(read_only=True)
-    error = traitlets.Unicode(read_only=True)
-    code = traitlets.Unicode(read_only=True)
     choices = traitlets.Tuple(read_only=True)
     can_undo = traitlets.Bool(read_only=True)
     finished = traitlets.Bool(read_only=True)
@@ -96,11 +94,11 @@ class LabellerModel(traitlets.HasTraits):
         self.set_trait("choices", tuple(text.clean(label, 60) for label in self.labels))
         if model is not None:
             self._rank(model)
-        self.set_trait("code", self._code())
+        self.code = self._code()
         self._show(self._next())
 
     def press(self, key: str, row: int | None = None) -> bool:
-        """Do what a key stands for: 1 to 9 a label, u undo, s skip. Whether it stood for anything.
+        """Do what a key stands for: 1 to 9 a label, u undo, s skip. Whether anything was done.
 
         Parameters
         ----------
@@ -112,84 +110,75 @@ class LabellerModel(traitlets.HasTraits):
         if row is not None and row != self.row:
             return False
         if key.casefold() == UNDO:
-            return self.undo()
-        if key.casefold() == SKIP:
-            return self.skip()
-        if len(key) == 1 and key in "123456789" and int(key) <= len(self.labels):
-            return self.choose(int(key) - 1)
-        return False
+            self.undo()
+        elif key.casefold() == SKIP:
+            self.skip()
+        elif len(key) == 1 and key in KEYS[: len(self.labels)]:
+            self.choose(KEYS.index(key))
+        else:
+            return False
+        return True
 
-    def choose(self, label: int | str) -> bool:
-        """Give the row that is shown a label, by its place in `labels` or its name; whether it was taken."""
+    def choose(self, label: int | str) -> None:
+        """Give the row that is shown a label, by its place in `labels` or its name."""
         if isinstance(label, str) and label not in self.labels:
-            return self._fail(f"label must be one of {listed(self.labels)}; got {label!r:.100}")
-        return self._act(label if isinstance(label, str) else self.labels[label])
+            raise InputError(f"label must be one of {listed(self.labels)}; got {short(label)!r}")
+        self._act(label if isinstance(label, str) else self.labels[label])
 
-    def skip(self) -> bool:
-        """Leave the row that is shown without a label; whether there was one."""
-        return self._act("")
+    def skip(self) -> None:
+        """Leave the row that is shown without a label."""
+        self._act("")
 
-    def undo(self) -> bool:
-        """Take the last act back and show its row again, also after a restart; whether there was one."""
+    def undo(self) -> None:
+        """Take the last act back and show its row again, also after a restart."""
         if not self.file.acts:
-            return self._fail("nothing to undo")
-        last = self.file.acts[-1]
-        return self._write(self.file.undo, lambda: self._place[last.row])
+            raise InputError("nothing to undo")
+        self._show(self._place[self.file.undo().row])
 
-    def again(self) -> bool:
-        """Forget the skips, so that those rows are shown once more; whether there were any."""
+    def again(self) -> None:
+        """Forget the skips, so that those rows are shown once more."""
         kept = [act for act in self.file.acts if act.label]
         if len(kept) == len(self.file.acts):
-            return self._fail("no row was skipped")
-        return self._write(lambda: self.file.save(kept), self._next)
+            raise InputError("no row was skipped")
+        self.file.save(kept)
+        self._show(self._next())
 
-    def order_by(self, model: Any) -> bool:
-        """Order what is left by how sure a model is, the least sure first; whether it could be used.
+    def order_by(self, model: Any) -> None:
+        """Order what is left by how sure a model is, the least sure first.
 
         Parameters
         ----------
         model : fitted classifier, or ndarray of shape (n_rows, n_classes)
             Anything with `predict_proba`; or the probabilities of the rows as they were given.
         """
-        try:
-            self._rank(model)
-        except SlmkitError as error:
-            return self._fail(str(error))
+        self._rank(model)
         self._show(self._next())
-        return True
 
-    def learn(self) -> bool:
-        """Fit the floor (word counts) on the labels so far and order what is left by it; whether it could be."""
+    def learn(self) -> None:
+        """Fit the floor (word counts) on the labels so far and order what is left by it."""
         from slmkit import classify
 
         rows = self.file.labelled()
         try:
-            return self.order_by(classify.FloorClassifier().fit(rows["text"].tolist(), rows["label"].tolist()))
+            floor = classify.FloorClassifier().fit(rows["text"].tolist(), rows["label"].tolist())
         except InputError as error:
-            return self._fail(f"too few labels to learn from: {error}")
+            raise InputError(f"too few labels to learn from: {error}") from error
+        self.order_by(floor)
+
+    def describe(self) -> str:
+        """The progress and the Python, in plain text."""
+        return f"{self.progress}\n{self.code}"
 
     def labelled(self) -> pd.DataFrame:
         """Rows that were given a label: columns text, label and source_row, in the order of the rows."""
         return self.file.labelled()
 
-    def _act(self, label: str) -> bool:
+    def _act(self, label: str) -> None:
         if self.row is None:
-            return self._fail("all rows are done")
+            raise InputError("all rows are done")
         digest = self._frame["text_sha256"].iloc[self._place[self.row]]
-        return self._write(lambda: self.file.add(Act(int(self.row), digest, label)), self._next)
-
-    def _write(self, change: Callable[[], Any], then: Callable[[], int | None]) -> bool:
-        """Change the file and show the row that follows; where it cannot be changed the row stays, with the reason."""
-        try:
-            change()
-        except SlmkitError as error:
-            return self._fail(str(error))
-        self._show(then())
-        return True
-
-    def _fail(self, said: str) -> bool:
-        self.set_trait("error", text.clean(said, 1500, newlines=True))
-        return False
+        self.file.add(Act(self.row, digest, label))
+        self._show(self._next())
 
     def _next(self) -> int | None:
         """Place of the first row in order that nothing was done with."""
@@ -199,7 +188,6 @@ class LabellerModel(traitlets.HasTraits):
 
     def _show(self, place: int | None) -> None:
         with self.hold_trait_notifications():
-            self.set_trait("error", "")
             self.set_trait("row", None if place is None else int(self._frame["row"].iloc[place]))
             whole = "" if place is None else self._frame["text"].iloc[place]
             self.set_trait("shown", text.clean(whole, MOST_TEXT, newlines=True))
@@ -238,7 +226,7 @@ class LabellerModel(traitlets.HasTraits):
 
     def _asked(self, model: Any) -> np.ndarray:
         """Probabilities by a classifier, shape (n_rows, n_classes)."""
-        if not (callable(getattr(model, "predict_proba", None))):
+        if not callable(getattr(model, "predict_proba", None)):
             raise InputError(f"model must be a fitted classifier or probabilities; got {type(model).__name__}")
         try:
             return np.asarray(model.predict_proba(self._frame["text"].tolist()))

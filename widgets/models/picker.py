@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import traitlets
+from slmkit_widgets.models.base import ViewModel
 
 from slmkit import catalog, footprint, text
 from slmkit.assets import licences
@@ -25,7 +26,7 @@ _FILTERS = ("find", "only_fitting", "only_on_disk")
 _WRONG = (ValueError, OSError)  # InputError and AssetError, and names that no file can have
 
 
-class PickerModel(traitlets.HasTraits):
+class PickerModel(ViewModel):
     """The models of the catalog, sorted as `slmkit models --fits` does, and one of them looked at closely.
 
     Attributes
@@ -47,9 +48,8 @@ class PickerModel(traitlets.HasTraits):
         The model that was chosen: a name of the catalog, or whatever else `slmkit.estimate` takes.
     table : tuple of dict
         One line a model: name, here ("tune", "serve" or "no"), parameters, needs, fits, serve, tune, licence, on_disk.
-    headline, licence, error, code, shell : str
-        The answer with its arithmetic; licence and gate; what is wrong ("" if nothing); Python and the command line
-        that do the same.
+    headline, licence, shell : str
+        The answer with its arithmetic, or why there is none; licence and gate; what does the same on the command line.
     terms : tuple of dict
         Of the peak memory of the model that was chosen: term, megabytes, where, why.
     lines : tuple of str
@@ -69,8 +69,6 @@ class PickerModel(traitlets.HasTraits):
     table = traitlets.Tuple(read_only=True)
     headline = traitlets.Unicode(read_only=True)
     licence = traitlets.Unicode(read_only=True)
-    error = traitlets.Unicode(read_only=True)
-    code = traitlets.Unicode(read_only=True)
     shell = traitlets.Unicode(read_only=True)
     terms = traitlets.Tuple(read_only=True)
     lines = traitlets.Tuple(read_only=True)
@@ -79,6 +77,7 @@ class PickerModel(traitlets.HasTraits):
         if unknown := sorted(set(settings) - {*_SETTINGS, *_FILTERS, "name"}):
             raise InputError(f"unknown settings {', '.join(unknown)}; known: {', '.join((*_SETTINGS, *_FILTERS, 'name'))}")
         self._all: list[dict[str, Any]] = []
+        self._limit: int | None = None
         super().__init__(**settings)
         self._refresh()
         if not self.name:
@@ -86,6 +85,16 @@ class PickerModel(traitlets.HasTraits):
         self.observe(lambda change: self._refresh(), list(_SETTINGS))
         self.observe(lambda change: self._filter(), list(_FILTERS))
         self.observe(lambda change: self._look(), "name")
+
+    @traitlets.validate("limit")
+    def _check_limit(self, proposal: Mapping[str, Any]) -> str:
+        given = str(proposal["value"]).strip()
+        self._limit = footprint.parse_bytes(given) if given else None
+        return given
+
+    def describe(self) -> str:
+        """The answer and the Python, in plain text."""
+        return f"{self.headline}\n{self.code}"
 
     def accept(self) -> None:
         """Accept the terms of the model that was chosen, once on this machine; nothing to do where it has none."""
@@ -95,13 +104,7 @@ class PickerModel(traitlets.HasTraits):
 
     def _refresh(self) -> None:
         """Compute the table anew, and look at the model again."""
-        try:
-            limit = footprint.parse_bytes(self.limit) if self.limit.strip() else None
-        except InputError as error:
-            self.set_trait("error", text.clean(error, 500))
-            return
-        self._limit = limit
-        self._all = [self._line(row) for row in sorted(models.rows(limit_bytes=limit), key=models.rank)]
+        self._all = [self._line(row) for row in sorted(models.rows(limit_bytes=self._limit), key=models.rank)]
         self._filter()
         self._look()
 
@@ -153,12 +156,11 @@ class PickerModel(traitlets.HasTraits):
             return
         found, why = self._estimate(self.name)
         with self.hold_trait_notifications():
-            self.set_trait("error", why)
-            self.set_trait("headline", "" if found is None else fit.headline(found))
+            self.set_trait("headline", why if found is None else fit.headline(found))
             self.set_trait("lines", () if found is None else tuple(fit.lines(found)))
             self.set_trait("terms", () if found is None else tuple(_terms(found)))
             self.set_trait("licence", _licence(self.name))
-            self.set_trait("code", "" if found is None else self._code(found))
+            self.code = "" if found is None else self._code(found)
             self.set_trait("shell", "" if found is None else self._shell(found))
 
     def _asked(self, found: Estimate) -> dict[str, Any]:
@@ -182,7 +184,7 @@ class PickerModel(traitlets.HasTraits):
         if not self.name.isprintable():
             return ""  # no shell shows what it would run
         options = [f"--{name} {shlex.quote(str(value))}" for name, value in self._asked(found).items()]
-        options += [f"--limit {shlex.quote(self.limit.strip())}"] if self._limit is not None else []
+        options += [f"--limit {shlex.quote(self.limit)}"] if self._limit is not None else []
         lines = [f"slmkit fit {shlex.quote(self.name)} {' '.join(options)}"]
         entry = catalog.MODELS.get(self.name)
         if entry and entry.package and any(r["name"] == self.name and r["on_disk"] == "no" for r in self._all):
