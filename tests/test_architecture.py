@@ -16,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY = ROOT / "slmkit"
+WIDGETS = ROOT / "widgets"
 
 # Imports point down or stay on the floor (without circles). A new module says here where it lives.
 FLOORS = {
@@ -36,11 +37,17 @@ ENGINES = {"torch", "transformers", "peft", "bitsandbytes", "accelerate", "mlx",
 UNSAFE = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
 UNSAFE_CALLS = {"joblib.dump", "joblib.load", "torch.load", "torch.save"}
 SINKS = {"HTML", "HTMLMath", "Markdown", "Styler"}
+SCRIPT_SINKS = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|Function\(|fetch\(|import\b|https?:"
+)
+MAKES_MARKUP = "widgets/display.py"  # tables of cleaned cells, escaped by pandas; tests/test_widgets.py reads them
 MACHINE_PATH = re.compile(r"^(/home/|/tmp(/|$)|/root(/|$)|/Users/|/work/|/var/tmp|[A-Z]:\\)")
 MAX_FILE, MAX_FUNCTION = 400, 80
 
 FILES = sorted(LIBRARY.rglob("*.py"))
-TREES = {path: ast.parse(path.read_text(encoding="utf-8"), filename=str(path)) for path in FILES}
+WIDGET_FILES = sorted(WIDGETS.rglob("*.py"))
+ALL = [*FILES, *WIDGET_FILES]
+TREES = {path: ast.parse(path.read_text(encoding="utf-8"), filename=str(path)) for path in ALL}
 
 
 def report(violations: list[str]) -> None:
@@ -155,9 +162,38 @@ def test_library_never_imports_widgets() -> None:
     )
 
 
+def test_widgets_compute_nothing_themselves_and_view_models_know_no_browser() -> None:
+    violations = []
+    for path in WIDGET_FILES:
+        banned = {*ENGINES, "sklearn", "scipy"}
+        if path.parent.name == "models":
+            banned |= {"ipywidgets", "anywidget", "IPython"}
+        for node, name in imports(path, TREES[path]):
+            view = path.parent.name == "models" and re.match(r"slmkit_widgets\.(?!models|display)", name)
+            if name.split(".")[0] in banned or name.startswith("slmkit.backends") or view:
+                violations.append(f"{where(path, node)}: imports {name}")
+    report(violations)
+
+
+def test_only_one_file_of_the_widgets_makes_markup_and_no_script_does() -> None:
+    violations = []
+    for path in WIDGET_FILES:
+        for node in ast.walk(TREES[path]):
+            markup = isinstance(node, ast.Constant) and isinstance(node.value, str) and "text/html" in node.value
+            if path.relative_to(ROOT).as_posix() != MAKES_MARKUP and (
+                markup or (isinstance(node, ast.Attribute) and node.attr in {"to_html", "_repr_html_"})
+            ):
+                violations.append(f"{where(path, node)}: markup is made in {MAKES_MARKUP} only")
+    for path in sorted(WIDGETS.rglob("*.js")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            if SCRIPT_SINKS.search(line):
+                violations.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:80]}; set textContent")
+    report(violations)
+
+
 def test_every_module_says_what_it_is_for() -> None:
     violations = []
-    for path in FILES:
+    for path in ALL:
         docstring = ast.get_docstring(TREES[path]) or ""
         if len(docstring.split("\n")[0]) < 20:
             violations.append(f"{path.relative_to(ROOT)}: the first line must say what the module is for")
@@ -174,7 +210,7 @@ def length(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 def test_files_and_functions_stay_short() -> None:
     violations = []
-    for path in FILES:
+    for path in ALL:
         n_lines = len(path.read_text(encoding="utf-8").splitlines())
         if n_lines > MAX_FILE:
             violations.append(f"{path.relative_to(ROOT)}: {n_lines} lines, at most {MAX_FILE}")
@@ -190,11 +226,11 @@ def test_no_way_for_a_text_to_become_markup() -> None:
     report(
         [
             f"{where(path, node)}: {name}(...) renders markup; show texts through plotly, a DataFrame or textContent"
-            for path in FILES
+            for path in ALL
             for node, name in calls(path)
             if name.split(".")[-1] in SINKS
         ]
-        + [f"{where(path, n)}: DataFrame.style renders cells as markup" for path in FILES for n in stylers(TREES[path])]
+        + [f"{where(path, n)}: DataFrame.style renders cells as markup" for path in ALL for n in stylers(TREES[path])]
     )
 
 
@@ -209,8 +245,8 @@ def test_no_print_outside_the_command_line() -> None:
     report(
         [
             f"{where(path, node)}: print; use logging"
-            for path in FILES
-            if own(path) not in COMMAND_LINE
+            for path in ALL
+            if path in WIDGET_FILES or own(path) not in COMMAND_LINE
             for node, name in calls(path)
             if name == "print"
         ]
@@ -219,7 +255,7 @@ def test_no_print_outside_the_command_line() -> None:
 
 def test_nothing_is_pickled() -> None:
     violations = []
-    for path in FILES:
+    for path in ALL:
         violations += [
             f"{where(path, node)}: imports {name}"
             for node, name in imports(path, TREES[path])
@@ -236,7 +272,7 @@ def test_no_path_of_one_machine() -> None:
     report(
         [
             f"{where(path, node)}: absolute path {node.value[:60]!r}"
-            for path in FILES
+            for path in ALL
             for node in ast.walk(TREES[path])
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and MACHINE_PATH.match(node.value)
         ]

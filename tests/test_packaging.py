@@ -123,6 +123,8 @@ def test_every_package_folder_is_in_the_distribution() -> None:
     folders = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in ROOT.glob("slmkit/**/__init__.py")}
     listed = set(PYPROJECT["tool"]["setuptools"]["packages"])
     assert folders == {name for name in listed if name.split(".")[0] == "slmkit"}
+    widgets = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in ROOT.glob("widgets/**/__init__.py")}
+    assert {f"slmkit_{name}" for name in widgets} == {n for n in listed if n.split(".")[0] == "slmkit_widgets"}
     mapped = PYPROJECT["tool"]["setuptools"]["package-dir"]
     assert all((ROOT / mapped[name] / "__init__.py").is_file() for name in listed if "." not in name)
 
@@ -131,12 +133,13 @@ def test_every_import_of_the_library_is_declared() -> None:
     providers = metadata.packages_distributions()
     declared = {canonicalize_name(r.name) for r in named()} | {"slmkit"}
     violations = []
-    for path in sorted((ROOT / "slmkit").rglob("*.py")):
+    own = {"slmkit", "slmkit_data", "slmkit_widgets"}
+    for path in sorted([*(ROOT / "slmkit").rglob("*.py"), *(ROOT / "widgets").rglob("*.py")]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 names = [node.module]
-            for name in {n.split(".")[0] for n in names} - set(sys.stdlib_module_names) - {"slmkit", "slmkit_data"}:
+            for name in {n.split(".")[0] for n in names} - set(sys.stdlib_module_names) - own:
                 known = {canonicalize_name(d) for d in providers.get(name, [])}
                 if known and not known & declared:
                     violations.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
@@ -165,6 +168,8 @@ def test_wheel_holds_the_data_the_types_and_the_tasks(tmp_path: Path) -> None:
     csvs = {f"slmkit_data/{p.relative_to(ROOT / 'data').as_posix()}" for p in (ROOT / "data").rglob("*.csv")}
     cards = {f"slmkit_data/{p.name}" for kind in ("md", "txt", "jsonl") for p in (ROOT / "data").glob(f"*.{kind}")}
     modules = {p.relative_to(ROOT).as_posix() for p in (ROOT / "slmkit").rglob("*.py")}
+    widgets = [p for kind in ("py", "js") for p in (ROOT / "widgets").rglob(f"*.{kind}")]
+    modules |= {f"slmkit_{p.relative_to(ROOT).as_posix()}" for p in widgets}
     pages = {p.relative_to(ROOT).as_posix() for p in (ROOT / "slmkit").rglob("*.html")}
     assert csvs and cards and pages
     missing = (csvs | cards | modules | pages | {"slmkit/py.typed", "slmkit_data/__init__.py"}) - names

@@ -1,0 +1,195 @@
+"""What every view is made of: controls bound to traits, a box for the error, the Python for it, and an end.
+
+A view holds no state. What a person does goes to the view-model through `attempt`; what the view-model then is, comes
+back to the controls, also when it refused. Every control has a description, which is its accessible name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from slmkit_widgets import display, lifetimes
+from slmkit_widgets.models.base import ViewModel
+
+from slmkit.errors import MissingExtra
+
+try:
+    import ipywidgets as w
+except ImportError as problem:
+    raise MissingExtra('widgets need ipywidgets: pip install -c constraints.txt -e ".[notebooks]"') from problem
+
+STYLE = {"description_width": "initial"}  # whole names, not their first letters
+WIDE = "100%"
+
+
+class View(w.VBox):
+    """Controls over a view-model.
+
+    Parameters
+    ----------
+    model : ViewModel
+        Reached as `.model`: its traits and commands are the widget's Python side.
+    title : str
+        First line of the widget.
+    shared : bool
+        Another view shows the same view-model: closing this one leaves it alone.
+    """
+
+    def __init__(self, model: ViewModel, title: str, *, shared: bool = False) -> None:
+        super().__init__()
+        self.model = model
+        self._shared, self._closed = shared, False
+        self._undo: list[Callable[[], None]] = []
+        self._quiet: set[int] = set()  # controls that are being set from the model
+        self._title = label(title, strong=True)
+        self._problem = self.said("error", lambda cause: f"Problem: {cause}" if cause else "")
+        self._code = self._code_box()
+        lifetimes.register(self)
+
+    def show(self, *children: w.Widget) -> None:
+        """Put the controls in place: title, error, the controls, the Python."""
+        self.children = (self._title, self._problem, *children, self._code)
+
+    # -- from the model to the page
+
+    def follow(self, names: str | Sequence[str], update: Callable[[], None]) -> None:
+        """Call `update` now, and whenever one of the traits changes."""
+        listed = [names] if isinstance(names, str) else list(names)
+
+        def changed(_change: Any) -> None:
+            update()
+
+        self.model.observe(changed, listed)
+        self._undo.append(lambda: self.model.unobserve(changed, listed))
+        update()
+
+    def said(self, name: str, words: Callable[[Any], str] = str) -> w.VBox:
+        """A trait as lines of text; an empty text takes no room."""
+        box = w.VBox()
+
+        def update() -> None:
+            shown = [label(line) for line in display.lines(words(getattr(self.model, name)))]
+            old, box.children = box.children, tuple(shown)
+            _close_all(old)
+            box.layout.display = "" if shown else "none"
+
+        self.follow(name, update)
+        return box
+
+    def drawn(self, name: str, bundle: Callable[[Any], tuple[display.Bundle, ...]], height: str = "") -> w.Output:
+        """A trait as an output: a picture or a table (`display.picture`, `display.table`)."""
+        output = w.Output(layout=w.Layout(min_height=height or None, overflow="auto"))
+
+        def update() -> None:
+            output.outputs = bundle(getattr(self.model, name))
+
+        self.follow(name, update)
+        return output
+
+    # -- from the page to the model
+
+    def bind(self, control: w.Widget, name: str, options: str = "") -> w.Widget:
+        """Bind the value of a control to a trait, both ways, and its options to another, which it follows.
+
+        The view-model keeps its value among its options. A value it refuses is put back, and the error box says why.
+        """
+
+        def to_page() -> None:
+            with self._silent(control):
+                if options:
+                    control.options = getattr(self.model, options)
+                control.value = getattr(self.model, name)
+
+        def to_model(change: Any) -> None:
+            if id(control) not in self._quiet and change["new"] != getattr(self.model, name):
+                self.model.attempt(setattr, self.model, name, change["new"])
+                to_page()
+
+        control.observe(to_model, "value")
+        self._undo.append(lambda: control.unobserve(to_model, "value"))
+        self.follow([name, options] if options else name, to_page)
+        return control
+
+    def button(self, description: str, command: Callable[..., Any], *args: Any, tooltip: str = "") -> w.Button:
+        """A button that gives the view-model a command."""
+        button = w.Button(description=description, tooltip=tooltip or description, layout=w.Layout(width="auto"))
+
+        def clicked(_button: Any) -> None:
+            self.model.attempt(command, *args)
+
+        button.on_click(clicked)
+        self._undo.append(lambda: button.on_click(clicked, remove=True))
+        return button
+
+    @contextmanager
+    def _silent(self, control: w.Widget) -> Iterator[None]:
+        self._quiet.add(id(control))
+        try:
+            yield
+        finally:
+            self._quiet.discard(id(control))
+
+    def _code_box(self) -> w.Textarea:
+        """The Python, to be selected and copied with the keyboard: what is typed into it is taken back."""
+        box = w.Textarea(description="The same in Python", style=STYLE, continuous_update=False, layout={"width": WIDE})
+
+        def update(_change: Any = None) -> None:
+            box.value, box.rows = self.model.code, min(14, max(2, self.model.code.count("\n") + 1))
+
+        box.observe(update, "value")
+        self._undo.append(lambda: box.unobserve(update, "value"))
+        self.follow("code", update)
+        return box
+
+    # -- its end, and places without widgets
+
+    def close(self) -> None:
+        """Free the observers, the view-model (unless shared) and every widget of the page; twice is once."""
+        if self._closed:
+            return
+        self._closed = True
+        for undo in reversed(self._undo):
+            undo()
+        self._undo.clear()
+        if not self._shared:
+            self.model.close()
+        lifetimes.forget(self)
+        _close_all(self.children)
+        self.layout.close()
+        super().close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}\n{self.model.describe()}"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """As ipywidgets does, with the whole text for places without widgets instead of its first 110 characters."""
+        return {**super()._repr_mimebundle_(**kwargs), "text/plain": repr(self)}
+
+
+def label(said: str, *, strong: bool = False, limit: int = 200) -> w.Label:
+    """A line of text, cleaned; no formula is read out of it."""
+    made = w.Label(display.plain(said, limit), style={"font_weight": "bold"} if strong else {})
+    for name in display.PLAIN:
+        made.add_class(name)
+    return made
+
+
+def row(*children: w.Widget) -> w.HBox:
+    """Controls side by side, wrapped where the page is narrow."""
+    return w.HBox(children, layout=w.Layout(flex_flow="row wrap", align_items="center"))
+
+
+def heading(said: str) -> w.Label:
+    """A line in bold above a part of the widget."""
+    return label(said, strong=True)
+
+
+def _close_all(children: Sequence[w.Widget]) -> None:
+    """Close widgets with all they hold; layouts and styles are widgets too, and their owners leave them open."""
+    for child in children:
+        _close_all(getattr(child, "children", ()))
+        for part in (child.layout, getattr(child, "style", None), child):
+            if isinstance(part, w.Widget):
+                part.close()

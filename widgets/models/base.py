@@ -1,0 +1,61 @@
+"""What every view-model has: an error that is said and not thrown at the reader, the Python for its state, an end.
+
+A command that a person gives in the browser goes through `attempt`. A failure there becomes the text of `error`, and
+the widget goes on: an exception in a callback is shown nowhere a reader looks. SLMKIT_STRICT=1 raises it as well, for
+tests and for notebooks that are run by a program.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import traitlets
+
+from slmkit import text
+from slmkit.errors import SlmkitError
+
+ERROR_LIMIT = 600  # characters; a longer cause is cut
+
+
+class ViewModel(traitlets.HasTraits):
+    """State and commands of one widget.
+
+    Attributes
+    ----------
+    error : str
+        Cause of the last command that failed; "" after one that did not.
+    code : str
+        Python that does the same as the present state, to be run in a cell.
+    """
+
+    error = traitlets.Unicode()
+    code = traitlets.Unicode()
+
+    def attempt(self, command: Callable[..., Any], *args: Any, **named: Any) -> Any:
+        """Call a command; its result, or None and the cause in `error`."""
+        try:
+            result = command(*args, **named)
+        except Exception as error:
+            self.error = cause(error)
+            if os.environ.get("SLMKIT_STRICT") == "1":
+                raise
+            return None
+        self.error = ""
+        return result
+
+    def describe(self) -> str:
+        """The state in plain text, for places where widgets are not shown."""
+        return self.code
+
+    def close(self) -> None:
+        """Let go of every observer, its own included: the state stays readable and no longer answers."""
+        self.unobserve_all()
+
+
+def cause(error: BaseException) -> str:
+    """An exception for a reader: the message of slmkit's own errors, with the type in front of others."""
+    message = str(error)
+    said = message if isinstance(error, SlmkitError) and message else f"{type(error).__name__}: {message}"
+    return text.clean(said, ERROR_LIMIT)
