@@ -173,7 +173,7 @@ def datasheet(
         raise InputError(f"a datasheet needs rows with text and label; no {' and '.join(missing) or 'rows'}")
     frame = frame.reset_index(drop=True)
     texts = frame["text"].tolist()
-    lengths, uncounted = _lengths(texts, model)
+    lengths, uncounted = token_lengths(texts, model)
     doubtful, accuracy, unchecked = _doubtful(frame, seed)
     suspicious = pd.concat([_contradictions(frame), doubtful], ignore_index=True).drop_duplicates("row")
     return Datasheet(
@@ -194,8 +194,11 @@ def datasheet(
     )
 
 
-def _lengths(texts: Sequence[str], model: str | None) -> tuple[np.ndarray, list[str]]:
-    """Tokens of each text; without the default model nothing is counted, and that is said."""
+def token_lengths(texts: Sequence[str], model: str | None = MODEL) -> tuple[np.ndarray, list[str]]:
+    """Tokens of each text, shape (n_texts,); where the default model is not here nothing is counted, and that is said.
+
+    Another model that is not here raises `MissingExtra` or `AssetError`; None counts nothing.
+    """
     if model is None:
         return np.zeros(0, np.int64), []
     try:

@@ -207,7 +207,7 @@ def test_a_file_of_other_rows_is_refused_with_the_difference_and_left_alone(csv_
         ("text,label\nhello,fraud\n", "is no file of labels: it has no column row and no text_sha256"),
         ("row,text_sha256,label\nfirst,ab,fraud\n", "line 2: row must be a whole number; got 'first'"),
         (f"row,text_sha256,label\n1,{text_hash(TEXTS[0])},fraud\n1,{text_hash(TEXTS[0])},\n", "more than once: '1'"),
-        ('row,text_sha256,label\n1,"', "a quote (\") is opened and never closed"),
+        ('row,text_sha256,label\n1,"', 'a quote (") is opened and never closed'),
     ],
 )
 def test_a_file_that_is_something_else_is_refused_and_left_alone(csv_path: Path, document: str, said: str) -> None:
@@ -224,7 +224,7 @@ def test_an_act_that_cannot_be_written_is_not_taken_and_says_why(csv_path: Path)
     assert "another program wrote to it (labels.csv was not there before)" in other.error and other.row == 1
     third = LabellerModel(TEXTS, LABELS, csv_path)
     one.press("1")
-    assert keys(third, "2") == [None] and "Open it again" in third.error and third.row == 2
+    assert keys(third, "2") == [None] and "Open it again and go on there" in third.error and third.row == 2
     assert [label for _, _, label in lines(csv_path)] == ["legitimate", "legitimate"]
 
 

@@ -148,7 +148,7 @@ def test_settings_that_do_not_exist_are_refused() -> None:
 
 
 def test_a_folder_of_any_name_is_looked_at_and_quoted(tmp_path: Path) -> None:
-    folder = tmp_path / "it's \"mine\" $(touch x) ; <b>"
+    folder = tmp_path / 'it\'s "mine" $(touch x) ; <b>'
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(catalog.config_values(catalog.MODELS[SMOL])))
     model = PickerModel(name=str(folder), bits=4)

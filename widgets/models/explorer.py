@@ -17,7 +17,7 @@ from slmkit_widgets import display
 from slmkit_widgets.models import explored
 from slmkit_widgets.models.base import ViewModel
 
-from slmkit import backends, cards, datasheets, tasks, text
+from slmkit import cards, datasheets, tasks, text
 from slmkit.errors import InputError
 
 PAGE, MOST_PAGE = 20, 50
@@ -185,7 +185,7 @@ class ExplorerModel(ViewModel):
     def count(self, model: str = datasheets.MODEL, wait: bool = False) -> None:
         """Measure lengths in tokens of a model (its tokenizer is read, no weights)."""
         texts = self.frame["text"].tolist()
-        self._work("counting tokens", lambda: (model, backends.count_tokens(model, texts)), self._take_tokens, wait)
+        self._work("counting tokens", lambda: (model, *datasheets.token_lengths(texts, model)), self._take_tokens, wait)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait for what is under way; whether it has ended."""
@@ -216,10 +216,12 @@ class ExplorerModel(ViewModel):
 
     @traitlets.validate("label", "part")
     def _check_choice(self, proposal: Mapping[str, Any]) -> str | None:
-        options, name = self._options(proposal["trait"].name), proposal["trait"].name
+        name = proposal["trait"].name
+        options = self._options(name)
         value: str | None = proposal["value"]
         if value is not None and self._opened is not None and value not in set(self.frame.get(name, ())):
-            raise InputError(f"no row has the {name} {text.clean(value, 60)!r}; known: {', '.join(o for o, _ in options)}")
+            known = ", ".join(shown for shown, _ in options)
+            raise InputError(f"no row has the {name} {text.clean(value, 60)!r}; known: {known}")
         return value
 
     @traitlets.validate("only_odd")
@@ -354,8 +356,11 @@ class ExplorerModel(ViewModel):
         self.set_trait("sheet", _lines(sheet.lines()))
         self._arrange()
 
-    def _take_tokens(self, counted: tuple[str, np.ndarray]) -> None:
-        model, self._lengths = counted
+    def _take_tokens(self, counted: tuple[str, np.ndarray, Sequence[str]]) -> None:
+        model, lengths, uncounted = counted
+        if uncounted:
+            raise InputError(uncounted[0])
+        self._lengths = lengths
         self._measure(f"tokens ({model})")
         self._arrange()
 

@@ -61,7 +61,8 @@ def texts_of(rows: Any, text_column: str | Sequence[str] | None = None) -> pd.Da
         rows = rows.tolist()
     if isinstance(rows, Sequence) and not isinstance(rows, str):
         if wrong := [type(text).__name__ for text in rows if not isinstance(text, str)]:
-            raise InputError(f"rows must be texts, a file or a frame; got a sequence with {listed(dict.fromkeys(wrong))}")
+            kinds = listed(dict.fromkeys(wrong))
+            raise InputError(f"rows must be texts, a file or a frame; got a sequence with {kinds}")
         rows, text_column = pd.DataFrame({"text": list(rows)}, dtype=object), "text"
     found = data.rows(rows, text_column)
     row = found["source_row"].to_numpy()
@@ -159,7 +160,7 @@ class LabelFile:
         if self.path.exists():
             wrong = files.change(self.path, self._facts) if self._facts else f"{self.path.name} was not there before"
             if wrong:
-                raise SlmkitError(f"{self.path}: another program wrote to it ({wrong}). Open it again to go on from there")
+                raise SlmkitError(f"{self.path}: another program wrote to it ({wrong}). Open it again and go on there")
         with files.on_disk(self.path, "Nothing was lost; this act was not taken"):
             files.replace(self.path, _document(acts))
             self._acts, self._facts = tuple(acts), files.facts(self.path)
@@ -238,4 +239,5 @@ def _difference(act: Act, hashes: Mapping[int, str], places: Mapping[str, int]) 
     moved = f", and its text stands at row {places[act.text_sha256]}" if act.text_sha256 in places else ""
     if now is None:
         return f"row {act.row} does not exist{moved}"
-    return f"row {act.row} has another text now (SHA-256 {now[:8]}..., written down {short(act.text_sha256[:8])}...){moved}"
+    both = f"SHA-256 {now[:8]}..., written down {short(act.text_sha256[:8])}..."
+    return f"row {act.row} has another text now ({both}){moved}"

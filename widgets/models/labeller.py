@@ -33,7 +33,7 @@ class LabellerModel(ViewModel):
     Parameters
     ----------
     rows
-        As `labelfile.texts_of` takes them. Rows that have a label already (in a column that is called so) are not asked.
+        As `labelfile.texts_of` takes them. Rows that have a label already (in a column called so) are not asked.
     labels : sequence of str or None
         The choices, in the order of the keys 1 to 9; None takes the labels that some rows have already, sorted.
     path : str or Path
@@ -202,7 +202,8 @@ class LabellerModel(ViewModel):
         n_labelled, n_all = sum(counts.values()), len(self._frame)
         said = f"{n_labelled:,} of {n_all:,} rows labelled"
         if n_labelled:
-            said += " (" + ", ".join(f"{name} {counts[own]:,}" for own, name in zip(self.labels, self.choices, strict=True)) + ")"
+            named = zip(self.labels, self.choices, strict=True)
+            said += " (" + ", ".join(f"{shown} {counts[label]:,}" for label, shown in named) + ")"
         said += f", {n_skipped:,} skipped" if n_skipped else ""
         said += f", {n_all - n_labelled - n_skipped:,} left"
         return said + (f"; {self.n_given:,} had a label before" if self.n_given else "")

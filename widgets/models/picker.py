@@ -74,8 +74,9 @@ class PickerModel(ViewModel):
     lines = traitlets.Tuple(read_only=True)
 
     def __init__(self, **settings: Any) -> None:
-        if unknown := sorted(set(settings) - {*_SETTINGS, *_FILTERS, "name"}):
-            raise InputError(f"unknown settings {', '.join(unknown)}; known: {', '.join((*_SETTINGS, *_FILTERS, 'name'))}")
+        known = (*_SETTINGS, *_FILTERS, "name")
+        if unknown := sorted(set(settings) - {*known}):
+            raise InputError(f"unknown settings {', '.join(unknown)}; known: {', '.join(known)}")
         self._all: list[dict[str, Any]] = []
         self._limit: int | None = None
         super().__init__(**settings)
