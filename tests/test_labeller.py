@@ -106,6 +106,8 @@ def test_a_fitted_classifier_orders_and_says_what_it_thinks_only_in_the_hint(csv
     margins = np.abs(np.diff(floor.predict_proba(TEXTS), axis=1)).ravel()
     assert model.row == int(margins.argmin()) + 1
     best = floor.predict_proba([model.shown])[0]
+    assert model.hint == ""  # people follow what they see: it is shown on request only
+    model.show_hint = True
     assert model.hint.startswith(f"the model says: {floor.classes_[best.argmax()]} {100 * best.max():.1f} %")
 
 

@@ -40,6 +40,7 @@ def test_the_table_has_the_catalog_in_the_order_of_the_command_line() -> None:
     assert line(model, SMOL)["needs"] == f"{found.peak_bytes / 1e9:.2f} GB" and line(model, SMOL)["fits"] == "yes"
     assert line(model, "llama-2-7b")["fits"] == "no" and line(model, "llama-2-7b")["licence"].endswith(", gated")
     assert line(model, "minilm")["tune"] == "-"
+    assert line(model, model.name)["fits"] == "yes" and "it fits in 2.00 GB" in model.headline  # one is looked at
 
 
 def test_settings_change_what_fits_and_a_limit_stands_for_another_machine() -> None:

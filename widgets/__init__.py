@@ -9,7 +9,12 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-_WHERE: dict[str, str] = {}
+_WHERE = {
+    "DataExplorer": "explorer",
+    "Labeller": "labeller",
+    "ModelPicker": "picker",
+    "labelled": "models.labelfile",
+}
 __all__ = [*_WHERE]
 
 

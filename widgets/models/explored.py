@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 import slmkit
-from slmkit import data, tasks
+from slmkit import data, tasks, text
 from slmkit.errors import InputError
 from slmkit.splits import leaks
 from slmkit.splits.splitfile import GivenSplit
 
 PARTS = ("train", "validation", "test")
+MOST_LABELS, MOST_LINES = 50, 60
 SEED = 0  # of slmkit's own split
 
 
@@ -95,11 +97,45 @@ def read(
     return Opened(name, frame, "", tuple(frame.attrs["warnings"]), (f"frame = slmkit.read({called}{named})",), "")
 
 
-def _for_looking(source: Any, text: Any, label: str | None, split: str | None, refused: InputError) -> pd.DataFrame:
+def _for_looking(source: Any, texts: Any, label: str | None, split: str | None, refused: InputError) -> pd.DataFrame:
     try:
-        return data.rows(source, text, label, split_column=split)
+        return data.rows(source, texts, label, split_column=split)
     except InputError:
         raise refused from None  # it says more than the second try
+
+
+def counted(frame: pd.DataFrame) -> tuple[dict[str, Any], ...]:
+    """Label, rows and share of each class, the largest first, at most 50; nothing for rows without labels."""
+    if "label" not in frame:
+        return ()
+    counts = frame["label"].value_counts().head(MOST_LABELS)
+    return tuple(
+        {"label": text.clean(name, 60) or "(none)", "rows": int(n), "share": text.percent(n / len(frame))}
+        for name, n in counts.items()
+    )
+
+
+def kept(frame: pd.DataFrame, label: str | None, part: str | None, find: str) -> np.ndarray:
+    """Which rows have that label and part and that text in them, bool, shape (n_rows,)."""
+    found = np.ones(len(frame), dtype=bool)
+    for name, value in (("label", label), ("part", part)):
+        if value is not None and name in frame:
+            found &= (frame[name] == value).to_numpy()
+    if find:
+        found &= frame["text"].str.contains(find, case=False, regex=False).to_numpy(dtype=bool)
+    return found
+
+
+def kept_code(label: str | None, part: str | None, find: str) -> list[str]:
+    """Python that does what `kept` does."""
+    filters = [f"(frame[{n!r}] == {v!r})" for n, v in (("label", label), ("part", part)) if v is not None]
+    filters += [f"frame['text'].str.contains({find!r}, case=False, regex=False)"] if find else []
+    return [f"shown = frame[{' & '.join(filters)}]"] if filters else []
+
+
+def cleaned(lines: Sequence[str]) -> tuple[str, ...]:
+    """Lines of a report as they may be shown: printable, and not too many."""
+    return tuple(text.clean_document(line, 500) for line in lines[:MOST_LINES])
 
 
 def leak_report(frame: pd.DataFrame, split: str = "", test_file: str = "", seed: int = SEED) -> list[str]:

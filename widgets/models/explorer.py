@@ -18,12 +18,11 @@ from slmkit_widgets.models import explored
 from slmkit_widgets.models.base import ViewModel
 
 from slmkit import cards, datasheets, tasks, text
+from slmkit.assets import licences
 from slmkit.errors import InputError
 
 PAGE, MOST_PAGE = 20, 50
-MOST_LABELS = 50
 MOST_TEXT = 5_000  # characters of the row that is read whole
-MOST_LINES = 60
 ALL = "all rows"
 ORDERS = ("as read", "longest first", "shortest first")
 _VIEW = ("label", "part", "find", "order", "only_odd")
@@ -41,6 +40,8 @@ class ExplorerModel(ViewModel):
 
     Attributes
     ----------
+    asked, text_column, label_column : str
+        What `open_asked` opens: a task's name or a file, and of a file its columns ("" guesses them).
     name, licence, card : str
     notes : tuple of str
         What reading had to say.
@@ -58,6 +59,8 @@ class ExplorerModel(ViewModel):
         Pages count from 1; at most 50 rows each.
     rows : tuple of dict
         The page: row (number in the source), text, label, part, length, and reason and suggestion of odd rows.
+    summary : str
+        Which rows are shown, in words.
     chosen, whole : int and str
         Place of a row on the page, from 0, and its whole text (at most 5,000 characters).
     labels : tuple of dict
@@ -68,6 +71,10 @@ class ExplorerModel(ViewModel):
         Which split the leak report is of, see `explored.leak_report`.
     leaks, sheet : tuple of str
         The guard's report and the datasheet, as lines; empty until asked for.
+    to_accept : bool
+        Whether the data have terms that nobody on this machine accepted yet.
+    label_options, part_options, order_options, row_options : list
+        What may be chosen.
     busy : str
         What is under way, "" if nothing.
 
@@ -77,6 +84,9 @@ class ExplorerModel(ViewModel):
         As reading raises them.
     """
 
+    asked = traitlets.Unicode("")
+    text_column = traitlets.Unicode("")
+    label_column = traitlets.Unicode("")
     name = traitlets.Unicode(read_only=True)
     licence = traitlets.Unicode(read_only=True)
     card = traitlets.Unicode(read_only=True)
@@ -89,11 +99,15 @@ class ExplorerModel(ViewModel):
     part_options = traitlets.List(read_only=True)
     find = traitlets.Unicode("")
     order = traitlets.Enum(ORDERS, ORDERS[0])
+    order_options = traitlets.List(list(ORDERS), read_only=True)
     only_odd = traitlets.Bool(False)
     page = traitlets.Int(1)
     page_size = traitlets.Int(PAGE)
     n_pages = traitlets.Int(1, read_only=True)
     rows = traitlets.Tuple(read_only=True)
+    summary = traitlets.Unicode(read_only=True)
+    row_options = traitlets.List([("none", 0)], read_only=True)
+    to_accept = traitlets.Bool(read_only=True)
     chosen = traitlets.Int(0)
     whole = traitlets.Unicode(read_only=True)
     labels = traitlets.Tuple(read_only=True)
@@ -151,17 +165,22 @@ class ExplorerModel(ViewModel):
         if explored.is_task(source):
             task = tasks.named(source)
             self._say(source, task.licence, task.card, ())
+            self.set_trait("to_accept", bool(task.terms) and not licences.accepted(task.gate or source, task.licence))
         opened = explored.read(source, text_column, label_column, split_column)
         self._opened = opened
         self._lengths = opened.frame["text"].str.split().str.len().to_numpy(dtype=np.int64)
         self._say(opened.name, opened.licence, opened.card, opened.notes)
         with self.hold_trait_notifications():
             self.set_trait("n_rows", len(opened.frame))
-            self.set_trait("labels", _counted(opened.frame))
+            self.set_trait("labels", explored.counted(opened.frame))
             self.set_trait("label_options", self._options("label"))
             self.set_trait("part_options", self._options("part"))
         self._measure("words")
         self._arrange()
+
+    def open_asked(self) -> None:
+        """Open what was typed: `asked`, `text_column` and `label_column`."""
+        self.open(self.asked, self.text_column.strip() or None, self.label_column.strip() or None)
 
     def accept(self) -> None:
         """Accept the terms of the task that is open, once on this machine, and read its rows."""
@@ -238,7 +257,14 @@ class ExplorerModel(ViewModel):
         with self.hold_trait_notifications():
             self.label = self.part = None
             self.find, self.order, self.only_odd = "", ORDERS[0], False
-            for name, empty in {"n_rows": 0, "labels": (), "lengths": "", "leaks": (), "sheet": ()}.items():
+            for name, empty in {
+                "n_rows": 0,
+                "labels": (),
+                "lengths": "",
+                "leaks": (),
+                "sheet": (),
+                "to_accept": False,
+            }.items():
                 self.set_trait(name, empty)
             for name in ("label", "part"):
                 self.set_trait(f"{name}_options", [(ALL, None)])
@@ -249,7 +275,7 @@ class ExplorerModel(ViewModel):
         self.set_trait("name", name)
         self.set_trait("licence", text.clean(licence, 300))
         self.set_trait("card", text.clean_document(card, cards.MAX_CHARACTERS))
-        self.set_trait("notes", tuple(text.clean(note, 500) for note in notes[:MOST_LINES]))
+        self.set_trait("notes", tuple(text.clean(note, 500) for note in notes[: explored.MOST_LINES]))
 
     def _options(self, column: str) -> list[tuple[str, str | None]]:
         values = self.frame[column].value_counts().index if self._opened and column in self.frame else []
@@ -275,12 +301,7 @@ class ExplorerModel(ViewModel):
         return max(1, -(-len(self._places) // self.page_size))
 
     def _filtered(self) -> np.ndarray:
-        frame, kept = self.frame, np.ones(len(self.frame), dtype=bool)
-        for name in ("label", "part"):
-            if (value := getattr(self, name)) is not None and name in frame:
-                kept &= (frame[name] == value).to_numpy()
-        if self.find:
-            kept &= frame["text"].str.contains(self.find, case=False, regex=False).to_numpy(dtype=bool)
+        kept = explored.kept(self.frame, self.label, self.part, self.find)
         if self.only_odd:
             return np.array([place for place in self._odd if kept[place]], dtype=np.int64)
         places = np.flatnonzero(kept)
@@ -295,9 +316,17 @@ class ExplorerModel(ViewModel):
             self.page = min(self.page, self.n_pages)
             start = (self.page - 1) * self.page_size
             self.set_trait("rows", tuple(self._row(int(i)) for i in self._places[start : start + self.page_size]))
+            self.set_trait("row_options", [(f"row {r['row']}", i) for i, r in enumerate(self.rows)] or [("none", 0)])
+            self.set_trait("summary", self._summary())
             if self.chosen == 0:
                 self._read_whole()
             self.chosen = 0
+
+    def _summary(self) -> str:
+        if self._opened is None:
+            return ""
+        kept = "" if self.n_shown == self.n_rows else f"{self.n_shown:,} of "
+        return f"{kept}{self.n_rows:,} rows, page {self.page:,} of {self.n_pages:,}"
 
     def _row(self, place: int) -> dict[str, Any]:
         line, odd = self.frame.iloc[place], self._odd.get(place)
@@ -319,10 +348,7 @@ class ExplorerModel(ViewModel):
         if self._opened is None:
             self.code = "import slmkit"
             return
-        filters = [f"(frame[{n!r}] == {v!r})" for n in ("label", "part") if (v := getattr(self, n)) is not None]
-        filters += [f"frame['text'].str.contains({self.find!r}, case=False, regex=False)"] if self.find else []
-        lines = ["import slmkit", *self._opened.code]
-        lines += [f"shown = frame[{' & '.join(filters)}]"] if filters else []
+        lines = ["import slmkit", *self._opened.code, *explored.kept_code(self.label, self.part, self.find)]
         lines += explored.leak_code(self.frame, self.split, self.test_file)
         lines += ["print(*slmkit.datasheet(frame, model=None).lines(), sep='\\n')"] if "label" in self.frame else []
         self.code = "\n".join(lines)
@@ -349,11 +375,11 @@ class ExplorerModel(ViewModel):
         self._thread.start()
 
     def _take_leaks(self, lines: Sequence[str]) -> None:
-        self.set_trait("leaks", _lines(lines))
+        self.set_trait("leaks", explored.cleaned(lines))
 
     def _take_sheet(self, sheet: datasheets.Datasheet) -> None:
         self._odd = {int(line["row"]): line for line in sheet.suspicious.to_dict("records")}
-        self.set_trait("sheet", _lines(sheet.lines()))
+        self.set_trait("sheet", explored.cleaned(sheet.lines()))
         self._arrange()
 
     def _take_tokens(self, counted: tuple[str, np.ndarray, Sequence[str]]) -> None:
@@ -363,17 +389,3 @@ class ExplorerModel(ViewModel):
         self._lengths = lengths
         self._measure(f"tokens ({model})")
         self._arrange()
-
-
-def _lines(said: Sequence[str]) -> tuple[str, ...]:
-    return tuple(text.clean_document(line, 500) for line in said[:MOST_LINES])
-
-
-def _counted(frame: pd.DataFrame) -> tuple[dict[str, Any], ...]:
-    if "label" not in frame:
-        return ()
-    counts = frame["label"].value_counts().head(MOST_LABELS)
-    return tuple(
-        {"label": text.clean(name, 60) or "(none)", "rows": int(n), "share": text.percent(n / len(frame))}
-        for name, n in counts.items()
-    )

@@ -51,6 +51,8 @@ class LabellerModel(ViewModel):
         The row's text; how far it is; what the model says of the row (shown on request: people follow it).
     choices : tuple of str
         The labels as they are shown, cleaned.
+    show_hint : bool
+        Whether `hint` says anything.
     can_undo, finished : bool
 
     Raises
@@ -63,6 +65,7 @@ class LabellerModel(ViewModel):
     shown = traitlets.Unicode(read_only=True)
     progress = traitlets.Unicode(read_only=True)
     hint = traitlets.Unicode(read_only=True)
+    show_hint = traitlets.Bool(False)
     choices = traitlets.Tuple(read_only=True)
     can_undo = traitlets.Bool(read_only=True)
     finished = traitlets.Bool(read_only=True)
@@ -96,6 +99,7 @@ class LabellerModel(ViewModel):
             self._rank(model)
         self.code = self._code()
         self._show(self._next())
+        self.observe(lambda change: self._say_hint(), "show_hint")
 
     def press(self, key: str, row: int | None = None) -> bool:
         """Do what a key stands for: 1 to 9 a label, u undo, s skip. Whether anything was done.
@@ -191,7 +195,7 @@ class LabellerModel(ViewModel):
             self.set_trait("row", None if place is None else int(self._frame["row"].iloc[place]))
             whole = "" if place is None else self._frame["text"].iloc[place]
             self.set_trait("shown", text.clean(whole, MOST_TEXT, newlines=True))
-            self.set_trait("hint", self._hint(place))
+            self._say_hint()
             self.set_trait("can_undo", bool(self.file.acts))
             self.set_trait("finished", place is None)
             self.set_trait("progress", self._progress())
@@ -234,12 +238,15 @@ class LabellerModel(ViewModel):
         except ValueError as error:  # not fitted, among others
             raise InputError(f"{type(model).__name__} gives no probabilities: {error}") from error
 
-    def _hint(self, place: int | None) -> str:
-        if place is None or not self._classes:
-            return ""
-        proba = self._proba[place]
-        first = proba.argsort(kind="stable")[::-1][:2]
-        return "the model says: " + ", ".join(f"{self._classes[i]} {text.percent(proba[i])}" for i in first)
+    def _say_hint(self) -> None:
+        said = ""
+        if self.row is not None and self.show_hint:
+            said = "no model has said anything of these rows"
+            if self._classes:
+                proba = self._proba[self._place[self.row]]
+                first = proba.argsort(kind="stable")[::-1][:2]
+                said = "the model says: " + ", ".join(f"{self._classes[i]} {text.percent(proba[i])}" for i in first)
+        self.set_trait("hint", said)
 
     def _code(self) -> str:
         """Python that gives the labelled rows; what it reads must be this file, or the variable `rows`."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import traitlets
+from slmkit_widgets import display
 from slmkit_widgets.models.base import ViewModel
 
 from slmkit import catalog, footprint, text
@@ -50,6 +51,10 @@ class PickerModel(ViewModel):
         One line a model: name, here ("tune", "serve" or "no"), parameters, needs, fits, serve, tune, licence, on_disk.
     headline, licence, shell : str
         The answer with its arithmetic, or why there is none; licence and gate; what does the same on the command line.
+    to_accept : bool
+        Whether its terms have to be accepted before it is used.
+    method_options, bits_options, backend_options, name_options : list of (str, value)
+        What may be chosen; the models are those of the table, and the one that was chosen.
     terms : tuple of dict
         Of the peak memory of the model that was chosen: term, megabytes, where, why.
     lines : tuple of str
@@ -66,6 +71,11 @@ class PickerModel(ViewModel):
     only_fitting = traitlets.Bool(False)
     only_on_disk = traitlets.Bool(False)
     name = traitlets.Unicode("")
+    method_options = traitlets.List([(words, method) for method, words in fit.WORDS.items()], read_only=True)
+    bits_options = traitlets.List([("as usual", None), *((str(b), b) for b in BITS)], read_only=True)
+    backend_options = traitlets.List([("the best that runs here", None), *((b, b) for b in BACKENDS)], read_only=True)
+    name_options = traitlets.List(read_only=True)
+    to_accept = traitlets.Bool(read_only=True)
     table = traitlets.Tuple(read_only=True)
     headline = traitlets.Unicode(read_only=True)
     licence = traitlets.Unicode(read_only=True)
@@ -83,6 +93,7 @@ class PickerModel(ViewModel):
         self._refresh()
         if not self.name:
             self.name = self._first()
+            self._look()
         self.observe(lambda change: self._refresh(), list(_SETTINGS))
         self.observe(lambda change: self._filter(), list(_FILTERS))
         self.observe(lambda change: self._look(), "name")
@@ -143,6 +154,12 @@ class PickerModel(ViewModel):
             and not (self.only_on_disk and line["on_disk"] == "no")
         ]
         self.set_trait("table", tuple(kept))
+        self._offer()
+
+    def _offer(self) -> None:
+        names = [line["name"] for line in self.table]
+        others = [self.name] if self.name and self.name not in names else []
+        self.set_trait("name_options", display.choices([*others, *names]))
 
     def _first(self) -> str:
         """The first model that fits and is on this disk, else the first that fits, else the first."""
@@ -153,6 +170,7 @@ class PickerModel(ViewModel):
         return ""
 
     def _look(self) -> None:
+        self._offer()
         if not self.name:
             return
         found, why = self._estimate(self.name)
@@ -161,6 +179,7 @@ class PickerModel(ViewModel):
             self.set_trait("lines", () if found is None else tuple(fit.lines(found)))
             self.set_trait("terms", () if found is None else tuple(_terms(found)))
             self.set_trait("licence", _licence(self.name))
+            self.set_trait("to_accept", _to_be_accepted(self.name))
             self.code = "" if found is None else self._code(found)
             self.set_trait("shell", "" if found is None else self._shell(found))
 
