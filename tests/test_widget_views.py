@@ -137,6 +137,12 @@ def test_the_explorer_opens_turns_filters_and_survives_a_wrong_name(tmp_path: Pa
     assert boxes["Card"].startswith("# ")
     view.only_odd.value = True
     assert "known once the datasheet is made" in said(view) and view.only_odd.value is False
+    view.source.value = "finance_sentiment"
+    view.open_button.click()
+    assert "Problem" not in said(view) and "960 rows, page 1 of 48" in said(view) and view.label.value is None
+    view.label.value = "negative"
+    view.source.value = "fraud_messages"
+    view.open_button.click()
     view.check.click()
     assert view.model.wait(30) and "none of 979 rows repeat" in table(view, "leak report")
     view.close()
