@@ -148,6 +148,16 @@ def test_the_explorer_opens_turns_filters_and_survives_a_wrong_name(tmp_path: Pa
     view.close()
 
 
+def test_of_many_labels_the_list_holds_the_commonest_and_the_chosen_one() -> None:
+    labels = [f"label {i}" for i in range(300) for _ in range(1 + (i < 250))]
+    view = DataExplorer(pd.DataFrame({"text": [f"text {i}" for i in range(550)], "label": labels}), "text", "label")
+    view.model.label = "label 299"
+    assert view.label.value == "label 299" and view.model.n_shown == 1 and len(view.label.options) == 200
+    view.label.value = None
+    assert "label 299" not in dict(view.label.options) and "Problem" not in said(view)
+    view.close()
+
+
 def test_hostile_rows_labels_and_names_go_to_the_browser_as_clean_text(tmp_path: Path) -> None:
     path = tmp_path / f"{HOSTILE.replace('/', '')[:60]}.csv"
     texts = [f"{HOSTILE} {i}" for i in range(4)]

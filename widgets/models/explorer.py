@@ -173,8 +173,6 @@ class ExplorerModel(ViewModel):
         with self.hold_trait_notifications():
             self.set_trait("n_rows", len(opened.frame))
             self.set_trait("labels", explored.counted(opened.frame))
-            self.set_trait("label_options", self._options("label"))
-            self.set_trait("part_options", self._options("part"))
         self._measure("words")
         self._arrange()
 
@@ -266,8 +264,6 @@ class ExplorerModel(ViewModel):
                 "to_accept": False,
             }.items():
                 self.set_trait(name, empty)
-            for name in ("label", "part"):
-                self.set_trait(f"{name}_options", [(ALL, None)])
         self._say("", "", "", ())
         self._arrange()
 
@@ -278,8 +274,12 @@ class ExplorerModel(ViewModel):
         self.set_trait("notes", tuple(text.clean(note, 500) for note in notes[: explored.MOST_LINES]))
 
     def _options(self, column: str) -> list[tuple[str, str | None]]:
-        values = self.frame[column].value_counts().index if self._opened and column in self.frame else []
-        return [(ALL, None), *display.choices(list(values)[: display.CHOICES - 1])]
+        """All, and the commonest values; the one that was chosen among them, however rare."""
+        values = list(self.frame[column].value_counts().index) if self._opened and column in self.frame else []
+        chosen = getattr(self, column)
+        if chosen in values[display.CHOICES - 1 :]:
+            values.insert(0, chosen)
+        return [(ALL, None), *display.choices(values[: display.CHOICES - 1])]
 
     def _measure(self, unit: str) -> None:
         said = f"{unit.capitalize()} a text: {datasheets.spread(datasheets.percentiles(self._lengths))}"
@@ -289,6 +289,8 @@ class ExplorerModel(ViewModel):
     def _arrange(self) -> None:
         """Apply filters and order, and show the first page."""
         with self._lock:
+            for name in ("label", "part"):
+                self.set_trait(f"{name}_options", self._options(name))
             self._places = self._filtered() if self._opened is not None else np.zeros(0, np.int64)
             self.set_trait("n_shown", len(self._places))
             self.set_trait("n_pages", self._count_pages())
@@ -316,11 +318,10 @@ class ExplorerModel(ViewModel):
             self.page = min(self.page, self.n_pages)
             start = (self.page - 1) * self.page_size
             self.set_trait("rows", tuple(self._row(int(i)) for i in self._places[start : start + self.page_size]))
+            self.chosen = 0  # before its options, among which it always is
+            self._read_whole()
             self.set_trait("row_options", [(f"row {r['row']}", i) for i, r in enumerate(self.rows)] or [("none", 0)])
             self.set_trait("summary", self._summary())
-            if self.chosen == 0:
-                self._read_whole()
-            self.chosen = 0
 
     def _summary(self) -> str:
         if self._opened is None:
