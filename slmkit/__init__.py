@@ -51,6 +51,7 @@ _MODULES = (
     "report",
     "runs",
     "tasks",
+    "thresholds",
 )
 __all__ = [*_WHERE, *_MODULES]
 

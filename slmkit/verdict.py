@@ -17,7 +17,7 @@ from slmkit import bitcosts, text
 from slmkit.bitcosts import SAME
 from slmkit.runs import Run
 from slmkit.runs.configurations import FOOTPRINTS, Configuration, as_runs, configurations, setups, told_apart
-from slmkit.runs.pairs import ALPHA, Comparison, compare
+from slmkit.runs.pairs import ALPHA, Comparison, Folder, compare, interval
 
 SAME_SIZE = 0.1  # a tenth of the bytes is not a reason to take the less accurate one
 
@@ -52,6 +52,30 @@ def verdicts(runs: Iterable[Run] | pd.DataFrame, folder: Path | None = None) -> 
         prefix = f"{title}: " if len(groups) > 1 else ""
         found += [prefix + finding.sentence for finding in findings(group, folder)]
     return found
+
+
+def of_two(ours: Configuration, theirs: Configuration, folder: Folder = None) -> str:
+    """One sentence about two configurations of one setup: which is better, by how much, and whether that is luck.
+
+    Parameters
+    ----------
+    ours, theirs : Configuration
+        Compared row by row on the seeds both have.
+    folder : Path, callable or None
+        Where the per-example probabilities lie, or a function from a run to that place. Without them nothing is tested.
+    """
+    comparison = compare(ours, theirs, lambda run: None, folder)
+    points, ends = comparison.points, interval(ours, theirs, folder)
+    span = f", 95 % interval {100 * ends[0]:+.1f} to {100 * ends[1]:+.1f}" if ends else ""
+    word = "is better than" if comparison.better else "is worse than" if comparison.worse else "is not told apart from"
+    word = word if comparison.known else "was not tested against"
+    seeds = len([seed for seed in ours.seeds if seed in theirs.seeds])
+    mean = f"mean of {seeds} seeds, " if seeds > 1 else ""
+    shares = f"{mean}{text.percent(comparison.ours)} against {text.percent(comparison.theirs)}"
+    why = comparison.test if comparison.known else "no probabilities of the same rows with the same seed"
+    return (
+        f"{ours.phrase} {word} {theirs.phrase}: {shares}, {points:+.1f} points{span}, n = {ours.first.n_test}, {why}."
+    )
 
 
 def findings(runs: Sequence[Run], folder: Path | None = None) -> list[Finding]:

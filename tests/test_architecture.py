@@ -28,7 +28,7 @@ FLOORS = {
     1: "backends tasks footprint estimate prequantise modelcards jobs doctor ledger",
     0: """
         catalog architectures assets adapters
-        data dialogues reading splits files prompts metrics text errors
+        data dialogues reading splits files prompts metrics thresholds text errors
     """,
 }
 COMMAND_LINE = {"__main__", "commands", "console"}

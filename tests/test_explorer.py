@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 import pytest
 from sample_runs import HOSTILE
-from slmkit_widgets.models import explored
-from slmkit_widgets.models.explorer import ALL, ORDERS, ExplorerModel
 
 import slmkit
 from slmkit import tasks
 from slmkit.errors import InputError, SlmkitError
 from slmkit.splits import leaks, splitfile
+from slmkit_widgets.models import explored
+from slmkit_widgets.models.explorer import ALL, ORDERS, ExplorerModel
 
 
 def rows(n: int = 60) -> pd.DataFrame:

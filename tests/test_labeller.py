@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from sample_runs import HOSTILE
-from slmkit_widgets.models import labelfile
-from slmkit_widgets.models.labelfile import labelled, text_hash
-from slmkit_widgets.models.labeller import LabellerModel
 
 import slmkit
 from slmkit.errors import InputError, SlmkitError
+from slmkit_widgets.models import labelfile
+from slmkit_widgets.models.labelfile import labelled, text_hash
+from slmkit_widgets.models.labeller import LabellerModel
 
 LABELS = ["legitimate", "fraud"]
 TEXTS = [

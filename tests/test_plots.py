@@ -6,11 +6,12 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from sample_runs import HOSTILE, N_TEST, a_floor, a_run, a_study
 
-from slmkit import metrics, plots
+from slmkit import metrics, plots, thresholds
 from slmkit.errors import InputError
 from slmkit.runs import probability_frame, to_frame, write_run
 
@@ -175,3 +176,52 @@ def test_calibration_counts_rows_and_right_answers(tmp_path: Path) -> None:
     assert points.x == pytest.approx((55, 95)) and points.y == pytest.approx((100, 75))
     with pytest.raises(InputError, match="has no probabilities at"):
         plots.calibration(run, tmp_path / "elsewhere")
+
+
+def a_curve(n: int = 40) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    y = np.arange(n) % 2 == 0
+    return thresholds.curve(y, np.clip(0.3 * y + 0.7 * rng.random(n), 0, 1), miss_cost=5)
+
+
+def test_a_threshold_picture_holds_the_curve_and_marks_the_choice() -> None:
+    points = a_curve()
+    figure = plots.threshold_cost(points, 0.42, "fraud", "n = 40 rows")
+    inside = points[points["threshold"] <= 1]
+    by_name = {trace.name: trace for trace in figure.data}
+    assert list(by_name["recall: caught of all fraud"].y) == pytest.approx(list(100 * inside["recall"]))
+    assert list(by_name["cost of 1000 rows"].y) == pytest.approx(list(inside["cost_per_1000"]))
+    assert len({trace.line.dash for trace in figure.data}) == 4  # nothing rests on colour alone
+    assert {shape.x0 for shape in figure.layout.shapes} == {0.42}
+    assert any(note.text == "threshold 0.42" for note in figure.layout.annotations)
+    assert figure.layout.yaxis.title.text == "Share (%)" and figure.layout.title.subtitle.text == "n = 40 rows"
+    with pytest.raises(InputError, match="the curve of thresholds must have rows and the columns threshold, recall"):
+        plots.threshold_cost(points.drop(columns="recall"), 0.5)
+
+
+def test_a_threshold_picture_of_many_rows_keeps_its_ends_and_a_bound() -> None:
+    points = a_curve(20_000)
+    figure = plots.threshold_cost(points, 0.5)
+    assert 300 < len(figure.data[0].x) <= 402
+    assert (figure.data[0].x[0], figure.data[0].x[-1]) == (0, points["threshold"].iloc[-2])
+
+
+def test_a_confusion_matrix_shades_the_share_of_the_true_class() -> None:
+    counts = pd.DataFrame([[8, 2], [1, 0]], index=["fraud", HOSTILE], columns=["flagged", "let through"])
+    [heat] = plots.confusion_matrix(counts, "n = 11").data
+    assert heat.z.tolist() == [[80, 20], [100, 0]]
+    assert list(heat.text[0]) == ["8<br>80.0 %", "2<br>20.0 %"]
+    assert "<img" not in heat.y[1] and "&lt;img" in heat.y[1]
+
+
+def test_a_crowd_lies_behind_the_named_runs_inside_the_axes_with_a_bound() -> None:
+    crowd = [(10.0 ** (i % 60 / 10), 0.3 + (i % 97) / 200) for i in range(20_000)]
+    figure = plots.accuracy_in_a_crowd(a_study(), "stored_bytes", crowd)
+    named = plots.accuracy_in_a_crowd(a_study(), "stored_bytes")
+    assert len(figure.data) == len(named.data) + 1 and not figure.layout.updatemenus
+    dots = figure.data[-1]
+    assert dots.name == "20,000 more, without a number" and 1000 < len(dots.x) <= 1600
+    low, high = figure.layout.xaxis.range
+    assert 10**low < 1 and 10**high > max(dots.x) and figure.layout.xaxis.type == "log"
+    bottom, top = figure.layout.yaxis.range
+    assert bottom < 30 and top > 100 * max(y for _, y in crowd)

@@ -13,6 +13,8 @@ _WHERE = {
     "DataExplorer": "explorer",
     "Labeller": "labeller",
     "ModelPicker": "picker",
+    "ParetoExplorer": "pareto",
+    "ThresholdExplorer": "threshold",
     "labelled": "models.labelfile",
 }
 __all__ = [*_WHERE]

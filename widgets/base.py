@@ -7,13 +7,14 @@ back to the controls, also when it refused. Every control has a description, whi
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any
 
-from slmkit_widgets import display, lifetimes
-from slmkit_widgets.models.base import ViewModel
+import traitlets
 
 from slmkit.errors import MissingExtra
+from slmkit_widgets import display, lifetimes
+from slmkit_widgets.models.base import ViewModel
 
 try:
     import ipywidgets as w
@@ -37,7 +38,7 @@ class View(w.VBox):
         Another view shows the same view-model: closing this one leaves it alone.
     """
 
-    _closed = True  # until it is built: what cannot be built has nothing to close
+    _closed = True  # nothing to close as long as nothing was made
 
     def __init__(self, model: ViewModel, title: str, *, shared: bool = False) -> None:
         super().__init__()
@@ -102,7 +103,8 @@ class View(w.VBox):
             with self._silent(control):
                 if options:
                     control.options = getattr(self.model, options)
-                control.value = getattr(self.model, name)
+                with suppress(traitlets.TraitError) if options else nullcontext():  # options first, their value next
+                    control.value = getattr(self.model, name)
 
         def to_model(change: Any) -> None:
             if id(control) not in self._quiet and change["new"] != getattr(self.model, name):

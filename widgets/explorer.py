@@ -7,6 +7,7 @@ from typing import Any
 
 import ipywidgets as w
 import pandas as pd
+
 from slmkit_widgets import display
 from slmkit_widgets.base import STYLE, View, heading, row
 from slmkit_widgets.models.explorer import PAGE, ExplorerModel

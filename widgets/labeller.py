@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as w
+
 from slmkit_widgets import display, keys
 from slmkit_widgets.base import View, label, row
 from slmkit_widgets.models.labeller import KEYS, SKIP, UNDO, LabellerModel

@@ -7,22 +7,27 @@ from __future__ import annotations
 
 from slmkit.plots.bits import bits_cost
 from slmkit.plots.curve import learning_curve
+from slmkit.plots.explorer import accuracy_in_a_crowd
 from slmkit.plots.facts import facts_vs_cost
 from slmkit.plots.fit import predicted_vs_measured
 from slmkit.plots.footprint import accuracy_vs_footprint, pareto
 from slmkit.plots.rates import learning_rates
 from slmkit.plots.scores import calibration, per_class_recall
+from slmkit.plots.threshold import confusion_matrix, threshold_cost
 from slmkit.verdict import verdicts
 
 __all__ = [
+    "accuracy_in_a_crowd",
     "accuracy_vs_footprint",
     "bits_cost",
     "calibration",
+    "confusion_matrix",
     "facts_vs_cost",
     "learning_curve",
     "learning_rates",
     "pareto",
     "per_class_recall",
     "predicted_vs_measured",
+    "threshold_cost",
     "verdicts",
 ]

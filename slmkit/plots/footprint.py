@@ -199,7 +199,7 @@ _PLACES = {"top right": (1, 1), "top left": (-1, 1), "bottom right": (1, -1), "b
 
 def _label_places(spots: Sequence[tuple[float, float]]) -> list[str]:
     """Beside each marker the corner that is farthest from every other marker and from the numbers placed so far."""
-    costs = [math.log(max(x, 1e-12)) if _is_log([s[0] for s in spots]) else x for x, _ in spots]
+    costs = [math.log(max(x, 1e-12)) if is_log([s[0] for s in spots]) else x for x, _ in spots]
     flat = [(_unit(x, costs) * 16, _unit(y, [s[1] for s in spots]) * 8) for x, (_, y) in zip(costs, spots, strict=True)]
     taken, places = list(flat), []
     for i, (x, y) in enumerate(flat):
@@ -243,7 +243,8 @@ def _origin(run: Run, view: Footprint) -> str:
     return f" ({origin}{where})" if origin != "measured" or where else ""
 
 
-def _is_log(values: Sequence[float]) -> bool:
+def is_log(values: Sequence[float]) -> bool:
+    """Whether costs span enough for a logarithmic axis."""
     return min(values) > 0 and max(values) / min(values) > LOG_FROM
 
 
@@ -254,8 +255,8 @@ def _view_layout(groups: Sequence[Configuration], view: Footprint) -> dict[str, 
     subtitle = f"{n_test(groups)}; bars are 95 % intervals"
     if missing:
         subtitle += f". Not shown, {view.button.lower()} unknown: number {', '.join(missing)}"
-    low, high, ticks = _axis(values)
-    log = _is_log(values)
+    low, high, ticks = axis_range(values)
+    log = is_log(values)
     return {
         "title.text": f"Accuracy against {view.title[0].lower()}{view.title[1:]}",
         "title.subtitle.text": wrapped(f"{text.clean(groups[0].first.task, 60)}: {subtitle}"),
@@ -267,10 +268,10 @@ def _view_layout(groups: Sequence[Configuration], view: Footprint) -> dict[str, 
     }
 
 
-def _axis(values: Sequence[float]) -> tuple[float, float, list[float]]:
+def axis_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
     """Range of the axis with room at both ends, and round ticks in it."""
     low, high = min(values), max(values)
-    if _is_log(values):
+    if is_log(values):
         room = (high / low) ** 0.07
         low, high = low / room, high * room
         decades = math.log10(high / low)

@@ -210,11 +210,18 @@ def _base_phrase(run: Run) -> str:
 
 def _unique(names: list[str], members: Sequence[tuple[Run, ...]]) -> list[str]:
     """Names told apart by the settings in which same-named configurations differ, then by a number."""
-    told = []
-    for name, group in zip(names, members, strict=True):
-        twins = [_facts(other[0]) for n, other in zip(names, members, strict=True) if n == name]
-        mine = _facts(group[0])
-        keys = [key for key in mine if len({str(twin.get(key)) for twin in twins}) > 1]
-        extra = ", ".join(f"{text.clean(key, 20)} {text.clean(mine[key], 30)}" for key in keys[:3])
-        told.append(f"{name} ({extra})" if extra else name)
-    return [n if told.count(n) == 1 else f"{n} #{told[: i + 1].count(n)}" for i, n in enumerate(told)]
+    told, places = list(names), defaultdict(list)
+    for i, name in enumerate(names):
+        places[name].append(i)
+    for name, alike in places.items():
+        facts = [_facts(members[i][0]) for i in alike] if len(alike) > 1 else []
+        differs = {key for key in set().union(*facts) if len({str(twin.get(key)) for twin in facts}) > 1}
+        for i, mine in zip(alike, facts, strict=False):
+            keys = [key for key in mine if key in differs]
+            extra = ", ".join(f"{text.clean(key, 20)} {text.clean(mine[key], 30)}" for key in keys[:3])
+            told[i] = f"{name} ({extra})" if extra else name
+    total, seen = Counter(told), Counter[str]()
+    for i, name in enumerate(told):
+        seen[name] += 1
+        told[i] = name if total[name] == 1 else f"{name} #{seen[name]}"
+    return told

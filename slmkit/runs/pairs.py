@@ -18,6 +18,7 @@ from slmkit.runs import Run, read_probabilities
 from slmkit.runs.configurations import Configuration
 
 ALPHA = 0.05
+Folder = Path | Callable[[Run], Path | None] | None  # where the probabilities of a run lie: one place, or one for each
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Comparison:
 
 
 def compare(
-    ours: Configuration, theirs: Configuration, recorded: Callable[[Run], float | None], folder: Path | None
+    ours: Configuration, theirs: Configuration, recorded: Callable[[Run], float | None], folder: Folder
 ) -> Comparison:
     """Compare two configurations seed by seed; the p that a run records counts, else it is computed from `folder`."""
     shared = [seed for seed in ours.seeds if seed in theirs.seeds]
@@ -75,18 +76,23 @@ def compare(
     return Comparison(fmean(a.accuracy for a, _ in pairs), fmean(b.accuracy for _, b in pairs), tuple(p_values))
 
 
-def paired_p(a: Run, b: Run, folder: Path | None) -> float | None:
+def paired_p(a: Run, b: Run, folder: Folder) -> float | None:
     """McNemar's p of two runs from their probabilities; None if those are missing or are of other rows."""
     found = paired(a, b, folder)
     return None if found is None else float(found["p"])
 
 
-def paired(a: Run, b: Run, folder: Path | None) -> dict[str, Any] | None:
+def paired(a: Run, b: Run, folder: Folder) -> dict[str, Any] | None:
     """What `metrics.mcnemar` says of two runs, a minus b, and n; None without probabilities of the same rows."""
-    if folder is None:
+    homes = [folder(run) if callable(folder) else folder for run in (a, b)]
+    if None in homes:
         return None
     try:
-        left, right = (read_probabilities(run, folder).set_index("row").sort_index() for run in (a, b))
+        left, right = (
+            read_probabilities(run, home).set_index("row").sort_index()
+            for run, home in zip((a, b), homes, strict=True)
+            if home is not None
+        )
     except (InputError, KeyError, ValueError):
         return None
     if not left.index.equals(right.index) or not len(left) or (left["label"] != right["label"]).any():
@@ -95,7 +101,7 @@ def paired(a: Run, b: Run, folder: Path | None) -> dict[str, Any] | None:
     return {**metrics.mcnemar(*hits), "n": len(left)}
 
 
-def interval(ours: Configuration, theirs: Configuration, folder: Path | None) -> tuple[float, float] | None:
+def interval(ours: Configuration, theirs: Configuration, folder: Folder) -> tuple[float, float] | None:
     """95 % interval of the difference in accuracy (ours minus theirs), a share; None where a seed was not paired."""
     seeds = [seed for seed in ours.seeds if seed in theirs.seeds]
     found = [paired(ours.seeds[seed], theirs.seeds[seed], folder) for seed in seeds]

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import traitlets
-from slmkit_widgets import display
-from slmkit_widgets.models import explored
-from slmkit_widgets.models.base import ViewModel
 
 from slmkit import cards, datasheets, tasks, text
 from slmkit.assets import licences
 from slmkit.errors import InputError
+from slmkit_widgets import display
+from slmkit_widgets.models import explored
+from slmkit_widgets.models.base import ViewModel
 
 PAGE, MOST_PAGE = 20, 50
 MOST_TEXT = 5_000  # characters of the row that is read whole

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import traitlets
-from slmkit_widgets.models.base import ViewModel
-from slmkit_widgets.models.labelfile import Act, LabelFile, texts_of
 
 from slmkit import text
 from slmkit.errors import InputError, listed, short
 from slmkit.reading import tables
+from slmkit_widgets.models.base import ViewModel
+from slmkit_widgets.models.labelfile import Act, LabelFile, texts_of
 
 MOST_LABELS = 30
 MOST_TEXT = 5_000  # characters of a row that are shown

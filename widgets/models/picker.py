@@ -10,15 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import traitlets
-from slmkit_widgets import display
-from slmkit_widgets.models.base import ViewModel
 
 from slmkit import catalog, footprint, text
 from slmkit.assets import licences
 from slmkit.commands import fit, models
-from slmkit.errors import InputError
+from slmkit.errors import InputError, short
 from slmkit.estimate import Estimate, estimate, gigabytes
 from slmkit.estimate.answer import DEFAULT_BATCH, DEFAULT_SEQ
+from slmkit_widgets import display
+from slmkit_widgets.models.base import ViewModel
 
 BITS = (16, 8, 4)
 BACKENDS = ("bnb", "mlx")
@@ -97,6 +97,13 @@ class PickerModel(ViewModel):
         self.observe(lambda change: self._refresh(), list(_SETTINGS))
         self.observe(lambda change: self._filter(), list(_FILTERS))
         self.observe(lambda change: self._look(), "name")
+
+    @traitlets.validate("name")
+    def _check_name(self, proposal: Mapping[str, Any]) -> str:
+        name = str(proposal["value"])
+        if not name.isprintable():
+            raise InputError(f"a model's name must have printable characters only; got {short(name)!r}")
+        return name
 
     @traitlets.validate("limit")
     def _check_limit(self, proposal: Mapping[str, Any]) -> str:
@@ -201,8 +208,6 @@ class PickerModel(ViewModel):
         return "\n".join(lines)
 
     def _shell(self, found: Estimate) -> str:
-        if not self.name.isprintable():
-            return ""  # no shell shows what it would run
         options = [f"--{name} {shlex.quote(str(value))}" for name, value in self._asked(found).items()]
         options += [f"--limit {shlex.quote(self.limit)}"] if self._limit is not None else []
         lines = [f"slmkit fit {shlex.quote(self.name)} {' '.join(options)}"]
