@@ -171,7 +171,12 @@ def test_a_kill_in_the_middle_of_an_act_leaves_a_whole_file(csv_path: Path, at: 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     acts = [["1", "fraud"], ["2", "legitimate"], ["3", ""]][: 3 if at == "after" else 2]
     assert [[row, label] for row, _, label in lines(csv_path)] == acts
+    parts = [path for path in csv_path.parent.iterdir() if path != csv_path]
+    assert len(parts) == (at == "before")
+    for part in parts:
+        os.utime(part, (0, 0))
     again = LabellerModel(TEXTS, LABELS, csv_path)
+    assert [path.name for path in csv_path.parent.iterdir()] == ["labels.csv"]  # the half of the act is swept away
     assert again.row == len(acts) + 1
     again.undo()
     assert again.row == len(acts)  # undo reaches over the restart

@@ -7,16 +7,20 @@ the acts: the last line is what `undo` takes back, also after a restart. The has
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import io
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 
 from slmkit import data, files
 from slmkit.errors import InputError, SlmkitError, listed, short
@@ -24,6 +28,7 @@ from slmkit.reading import tables
 
 COLUMNS = ("row", "text_sha256", "label")
 DIGITS = 24  # of each text's hash: 96 bits
+STALE_S = 60  # age of a part from which nobody can be at it still
 SHOWN = 5  # lines of another file's that are spelled out
 
 
@@ -129,6 +134,7 @@ class LabelFile:
             raise InputError(f"{path} must end in .csv and lie in a folder that exists")
         self._acts: tuple[Act, ...] = ()
         self._facts: dict[str, Any] | None = None
+        _sweep(self.path)
         if self.path.exists():
             self._acts = _read(self.path)
             _check(self.path, self._acts, frame, labels)
@@ -180,6 +186,15 @@ def _numbers(rows: Any) -> np.ndarray | None:
     column = rows["source_row"]
     usable = pd.api.types.is_integer_dtype(column) and column.notna().all() and column.is_unique and column.min() >= 0
     return column.to_numpy(dtype=np.int64) if usable else None
+
+
+def _sweep(path: Path) -> None:
+    """Remove what a process that was killed in the middle of an act left beside the file."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        pid = part.suffixes[-2].removeprefix(".") if len(part.suffixes) > 1 else ""
+        with suppress(OSError):
+            if pid.isdecimal() and time.time() - part.stat().st_mtime > STALE_S and not psutil.pid_exists(int(pid)):
+                part.unlink()
 
 
 def _document(acts: Sequence[Act]) -> str:
