@@ -91,10 +91,10 @@ class Datasheet:
         said = [f"{self.n_rows:,} rows in {len(self.labels)} classes: {shares}"]
         said += [f"Licence: {text.clean(self.licence, 200)}"] if self.licence else []
         said += [f"Note: {text.clean(note, 400)}" for note in self.notes]
-        said.append(f"Characters: {_spread(self.characters)}")
+        said.append(f"Characters: {spread(self.characters)}")
         if self.tokens:
             cut = f"{self.n_cut:,} texts ({self.n_cut / self.n_rows:.1%}) are longer than {self.max_tokens}"
-            said.append(f"Tokens of {self.model}: {_spread(self.tokens)}; {cut} and lose their end")
+            said.append(f"Tokens of {self.model}: {spread(self.tokens)}; {cut} and lose their end")
         said.append("Languages: " + ", ".join(f"{code} {n:,}" for code, n in self.languages.items()))
         for name, words in self.telling.items():
             said.append(f"Telling of {text.clean(name, 60)}: {', '.join(words) or 'no word'}")
@@ -173,14 +173,14 @@ def datasheet(
         raise InputError(f"a datasheet needs rows with text and label; no {' and '.join(missing) or 'rows'}")
     frame = frame.reset_index(drop=True)
     texts = frame["text"].tolist()
-    lengths, uncounted = _lengths(texts, model)
+    lengths, uncounted = token_lengths(texts, model)
     doubtful, accuracy, unchecked = _doubtful(frame, seed)
     suspicious = pd.concat([_contradictions(frame), doubtful], ignore_index=True).drop_duplicates("row")
     return Datasheet(
         n_rows=len(frame),
         labels={str(k): int(v) for k, v in frame["label"].value_counts().items()},
-        characters=_percentiles(frame["text"].str.len().to_numpy()),
-        tokens=_percentiles(lengths),
+        characters=percentiles(frame["text"].str.len().to_numpy()),
+        tokens=percentiles(lengths),
         model=None if uncounted else model,
         max_tokens=max_tokens,
         n_cut=int((lengths > max_tokens).sum()),
@@ -194,8 +194,11 @@ def datasheet(
     )
 
 
-def _lengths(texts: Sequence[str], model: str | None) -> tuple[np.ndarray, list[str]]:
-    """Tokens of each text; without the default model nothing is counted, and that is said."""
+def token_lengths(texts: Sequence[str], model: str | None = MODEL) -> tuple[np.ndarray, list[str]]:
+    """Tokens of each text, shape (n_texts,); where the default model is not here nothing is counted, and that is said.
+
+    Another model that is not here raises `MissingExtra` or `AssetError`; None counts nothing.
+    """
     if model is None:
         return np.zeros(0, np.int64), []
     try:
@@ -206,13 +209,15 @@ def _lengths(texts: Sequence[str], model: str | None) -> tuple[np.ndarray, list[
         return np.zeros(0, np.int64), [f"tokens were not counted: {error}"]
 
 
-def _percentiles(lengths: np.ndarray) -> dict[str, int]:
+def percentiles(lengths: np.ndarray) -> dict[str, int]:
+    """Percentiles 5, 50, 95 and 100 of lengths, shape (n_texts,), as p5 to p100; empty for none."""
     if not len(lengths):
         return {}
     return {f"p{q}": int(v) for q, v in zip(QUARTILES, np.percentile(lengths, QUARTILES), strict=True)}
 
 
-def _spread(found: dict[str, int]) -> str:
+def spread(found: dict[str, int]) -> str:
+    """`percentiles` in words."""
     return f"median {found['p50']:,}, nine in ten from {found['p5']:,} to {found['p95']:,}, longest {found['p100']:,}"
 
 

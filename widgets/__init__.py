@@ -10,8 +10,12 @@ import importlib
 from typing import Any
 
 _WHERE = {
+    "DataExplorer": "explorer",
+    "Labeller": "labeller",
+    "ModelPicker": "picker",
     "ParetoExplorer": "pareto",
     "ThresholdExplorer": "threshold",
+    "labelled": "models.labelfile",
 }
 __all__ = [*_WHERE]
 

@@ -49,7 +49,7 @@ class View(w.VBox):
         self._quiet: set[int] = set()  # controls that are being set from the model
         self._title = label(title, strong=True)
         self._problem = self.said("error", lambda cause: f"Problem: {cause}" if cause else "")
-        self._code = self._code_box()
+        self._code = self.copied("code", "The same in Python")
         lifetimes.register(self)
 
     def show(self, *children: w.Widget) -> None:
@@ -138,16 +138,17 @@ class View(w.VBox):
         finally:
             self._quiet.discard(id(control))
 
-    def _code_box(self) -> w.Textarea:
-        """The Python, to be selected and copied with the keyboard: what is typed into it is taken back."""
-        box = w.Textarea(description="The same in Python", style=STYLE, continuous_update=False, layout={"width": WIDE})
+    def copied(self, name: str, description: str) -> w.Textarea:
+        """A trait as a text to be read, selected and copied with the keyboard: what is typed into it is taken back."""
+        box = w.Textarea(description=description, style=STYLE, continuous_update=False, layout={"width": WIDE})
 
         def update(_change: Any = None) -> None:
-            box.value, box.rows = self.model.code, min(14, max(2, self.model.code.count("\n") + 1))
+            said = getattr(self.model, name)
+            box.value, box.rows = said, min(14, max(2, said.count("\n") + 1))
 
         box.observe(update, "value")
         self._undo.append(lambda: box.unobserve(update, "value"))
-        self.follow("code", update)
+        self.follow(name, update)
         return box
 
     # -- its end, and places without widgets

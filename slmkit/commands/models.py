@@ -24,7 +24,7 @@ def show(name: str | None, fits: bool, as_json: bool) -> None:
     entries = catalog.MODELS.values() if name is None else [catalog.get(name)]
     found = rows(entries)
     if fits:
-        found = sorted(found, key=_rank)
+        found = sorted(found, key=rank)
     if as_json:
         print(json.dumps({"models": found}))
     elif name is not None:
@@ -86,13 +86,14 @@ def _acceptance(name: str) -> str:
     return f"slmkit models --install {name} --accept-license"
 
 
-def rows(entries: Iterable[catalog.ModelEntry] | None = None) -> list[dict[str, Any]]:
+def rows(entries: Iterable[catalog.ModelEntry] | None = None, limit_bytes: int | None = None) -> list[dict[str, Any]]:
     """All facts of each model, with sizes (estimates), what is on this disk, and the bits that fit this machine.
 
+    With `limit_bytes` those that fit in so many bytes instead.
     `fits_bits` are those at which scoring stays within the memory limit, `tunes_bits` those at which LoRA on all blocks
     does (None for an encoder, which gets a linear head and no adapter); `fits` and `tunes` say the same in words.
     """
-    limit, _ = footprint.memory_limit()
+    limit = footprint.memory_limit()[0] if limit_bytes is None else limit_bytes
     found = []
     for entry in catalog.MODELS.values() if entries is None else entries:
         fits = _fitting(entry, limit)
@@ -112,6 +113,16 @@ def rows(entries: Iterable[catalog.ModelEntry] | None = None) -> list[dict[str, 
             }
         )
     return found
+
+
+def rank(row: Mapping[str, Any]) -> tuple[int, int]:
+    """What can be tuned first, then what can be served, then the rest; large models first in each."""
+    return ("tune", "serve", "no").index(mark(row)), -row["n_parameters"]
+
+
+def mark(row: Mapping[str, Any]) -> str:
+    """What a model can do here, in a word: "tune", "serve" or "no"."""
+    return "tune" if row["tunes_bits"] else "serve" if row["fits_bits"] else "no"
 
 
 def in_words(bits: list[int]) -> str:
@@ -167,7 +178,7 @@ def _show_catalog(found: list[dict[str, Any]]) -> None:
 def _show_fits(found: list[dict[str, Any]]) -> None:
     limit, origin = footprint.memory_limit()
     columns = ["here", "name", "parameters", "load and serve", "tune with LoRA", "on disk"]
-    shown = [[_mark(r), r["name"], _millions(r), r["fits"], r["tunes"], r["on_disk"]] for r in found]
+    shown = [[mark(r), r["name"], _millions(r), r["fits"], r["tunes"], r["on_disk"]] for r in found]
     console.show_table(f"What fits in {limit / 1e9:.1f} GB ({origin}), in bits", columns, shown)
     print("Estimates: serving with 2048 tokens in flight; LoRA of rank 16 on all blocks with 512, less with")
     print("fewer blocks (last_blocks) or smaller batches. Encoders (-) get a linear head on their vectors.")
@@ -175,15 +186,6 @@ def _show_fits(found: list[dict[str, Any]]) -> None:
 
 def _fitting(entry: catalog.ModelEntry, limit: int, **how: Any) -> list[int]:
     return [bits for bits in BITS if sum(estimate.model_memory(entry, bits, **how).values()) <= limit]
-
-
-def _mark(row: Mapping[str, Any]) -> str:
-    return "tune" if row["tunes_bits"] else "serve" if row["fits_bits"] else "no"
-
-
-def _rank(row: Mapping[str, Any]) -> tuple[int, int]:
-    """What can be tuned first, then what can be served, then the rest; large models first in each."""
-    return ("tune", "serve", "no").index(_mark(row)), -row["n_parameters"]
 
 
 def _licence(row: Mapping[str, Any]) -> str:
