@@ -12,16 +12,16 @@ import pytest
 from pushed import Pushed, assert_only_text, pushed
 from sample_runs import HOSTILE, a_run
 
-pytest.importorskip("ipywidgets")
+w = pytest.importorskip("ipywidgets")
 
-import slmkit_data
+import slmkit_data  # noqa: E402
 
-from slmkit import thresholds
-from slmkit.errors import InputError
-from slmkit.runs import probability_frame, read_probabilities, read_runs, write_run
-from slmkit_widgets import ThresholdExplorer
-from slmkit_widgets.models import records
-from slmkit_widgets.slider import Slider
+from slmkit import thresholds  # noqa: E402
+from slmkit.errors import InputError  # noqa: E402
+from slmkit.runs import probability_frame, read_probabilities, read_runs, write_run  # noqa: E402
+from slmkit_widgets import ThresholdExplorer  # noqa: E402
+from slmkit_widgets.models import records  # noqa: E402
+from slmkit_widgets.slider import Slider  # noqa: E402
 
 __all__ = ["pushed"]  # the fixture
 
@@ -130,9 +130,12 @@ def test_the_slider_and_the_number_box_are_one_and_have_names() -> None:
     view = ThresholdExplorer(frame())
     [slider] = [c for r in view.children for c in getattr(r, "children", ()) if isinstance(c, Slider)]
     slider.value = 0.3
-    assert (view.model.threshold, view.threshold.value, slider.description) == (0.3, 0.3, "Threshold")
+    assert (view.model.threshold, view.threshold.value, slider.description) == (0.3, 0.3, "Move the threshold")
     view.by_budget.click()
     assert slider.value == view.model.threshold != 0.3
+    kinds = (w.Button, w.FloatText, w.Dropdown, w.Textarea, Slider)
+    names = [c.description for r in view.children for c in (r, *getattr(r, "children", ())) if isinstance(c, kinds)]
+    assert len(names) == 13 and all(names) and len(set(names)) == 13
 
 
 def test_wrong_numbers_are_refused_and_said() -> None:

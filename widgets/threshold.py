@@ -65,7 +65,7 @@ class ThresholdExplorer(View):
         self.share = self.bind(w.FloatText(description="Share in practice (%)", step=0.1, **number), "share_percent")
         self.budget = self.bind(w.FloatText(description="False-alarm budget (%)", step=0.1, **number), "budget_percent")
         self.threshold = self.bind(w.FloatText(description="Threshold", step=0.01, **number), "threshold")
-        slider = [] if Slider is None else [self.bind(Slider(description="Threshold"), "threshold")]
+        slider = [] if Slider is None else [self.bind(Slider(description="Move the threshold"), "threshold")]
         self.by_cost = self.button("Choose the lowest cost", model.choose_lowest_cost)
         self.by_budget = self.button("Choose within the budget", model.choose_within_budget)
         self.kind = self.bind(w.Dropdown(description="Rows shown", **wide), "kind", "kind_options")

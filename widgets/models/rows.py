@@ -25,7 +25,7 @@ def _known_positive(run: Run) -> str | None:
 
 
 def classes_of(frame: pd.DataFrame) -> list[str]:
-    """Names of the classes, as the columns p_<class> have them; `InputError` for a frame that is none of probabilities."""
+    """Names of the classes, as the columns p_<class> have them; `InputError` for any other frame."""
     missing = [name for name in ("row", "label") if name not in frame]
     classes = [str(name)[2:] for name in frame.columns if str(name).startswith("p_")]
     if missing or len(classes) < 2:
