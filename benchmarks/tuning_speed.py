@@ -79,7 +79,7 @@ def peer_form(arguments: Any, rows: Path) -> dict[str, Any]:
     """The quickest of the peer's forms on the first rows of a split, one epoch."""
     seconds = {}
     parts = json.loads(rows.read_text(encoding="utf-8"))
-    few = {name: {column: cells[:160] for column, cells in part.items()} for name, part in parts.items()}
+    few = {name: {column: _spread(cells, 160) for column, cells in part.items()} for name, part in parts.items()}
     some = rows.with_name("some.json")
     some.write_text(json.dumps(few), encoding="utf-8")
     for name in arguments.peer_forms:
@@ -89,6 +89,10 @@ def peer_form(arguments: Any, rows: Path) -> dict[str, Any]:
         print(f"peer in {name}: {found['seconds']:.1f} s for {found['n']} rows, one epoch", flush=True)
     best = min(seconds, key=lambda name: seconds[name])
     return dict(zip(("dtype", "autocast"), FORMS[best], strict=True))
+
+
+def _spread(cells: list[Any], n: int) -> list[Any]:
+    return cells[:: max(1, len(cells) // n)][:n]  # the first rows of a file may lack a label
 
 
 def full(arguments: Any, folder: Path) -> tuple[dict[str, Any], list[common.Target]]:
