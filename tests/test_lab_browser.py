@@ -18,6 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory, start_here: Any) -> Iterator[t
     for notebook in (ROOT / "notebooks").glob("*.ipynb"):
         shutil.copy(notebook, work)
     shutil.copytree(start_here.folder / "runs", work / "runs")
+    with serving(home, work) as address:
+        yield address
+
+
+@contextmanager
+def serving(home: Path, work: Path) -> Iterator[tuple[str, str]]:
+    """A JupyterLab server on the folder `work`, with settings of its own in `home`; its address and token."""
     for name, values in SETTINGS.items():
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)

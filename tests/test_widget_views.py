@@ -112,6 +112,20 @@ def test_the_picker_answers_what_is_set_and_keeps_what_is_chosen() -> None:
     view.close()
 
 
+def test_a_choice_of_nothing_in_particular_is_shown_as_one() -> None:
+    picker, explorer = ModelPicker(), DataExplorer("fraud_messages")
+    assert (picker.bits.label, picker.backend.label) == ("as usual", "the best that runs here")
+    assert (explorer.label.label, explorer.part.label) == ("all rows", "all rows")
+    explorer.label.value = "fraud"
+    explorer.label.index = 0  # as the browser sends it
+    assert (explorer.model.label, explorer.label.index, explorer.label.label) == (None, 0, "all rows")
+    picker.bits.value = 4
+    picker.bits.index = 0
+    assert (picker.model.bits, picker.bits.label) == (None, "as usual")
+    picker.close()
+    explorer.close()
+
+
 def test_the_gate_is_there_only_where_terms_wait(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SLMKIT_CACHE", str(tmp_path))
     view = ModelPicker(name="minilm")

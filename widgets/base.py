@@ -108,6 +108,9 @@ class View(w.VBox):
                     control.options = getattr(self.model, options)
                 with suppress(traitlets.TraitError) if options else nullcontext():  # options first, their value next
                     control.value = getattr(self.model, name)
+                if control.value is None and options:  # a choice like any other; ipywidgets takes it for none
+                    values = [one[1] if isinstance(one, tuple) else one for one in control.options]
+                    control.index = values.index(None) if None in values else None
 
         def to_model(change: Any) -> None:
             if id(control) not in self._quiet and change["new"] != getattr(self.model, name):
