@@ -112,8 +112,8 @@ def test_the_shipped_records_are_compared(tmp_path: Path) -> None:
     wanted = {"task": "financial_phrasebank", "model": "smollm2-135m-instruct", "method": "lora"}
     runs = [r for r in read_runs(folder, recorded=True) if {k: getattr(r, k) for k in wanted} == wanted]
     row = bitcosts.frame(runs, folder).set_index("bits").loc[4]
-    assert (row["n_test"], row["points"], round(row["p"], 2)) == (452, 0.6, 0.55)
-    assert row["in_all"] == "costs more than it saves: time and energy for a smaller file"
+    assert (row["n_test"], row["points"], round(row["p"], 2)) == (452, 1.3, 0.11)
+    assert row["in_all"] == "a trade: saves memory, costs time and energy"
     assert row["low"] < 0 < row["high"] and row["stored_ratio"] == pytest.approx(0.29, abs=0.01)
 
 

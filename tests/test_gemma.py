@@ -292,16 +292,17 @@ def test_log_likelihoods_are_those_of_the_network_at_16_bits_and_vectors_near_th
 def test_the_results_show_the_recorded_pairs_and_nothing_else() -> None:
     folder, pairs = slmkit_data.path("runs"), {}
     for run in runs.read_runs(folder):
-        if run.task == "fraud_messages" and run.model:
-            pairs.setdefault((run.model, run.method, run.params.get("shots"), run.seed), {})[run.bits] = run
-    assert {(NAME, "lora", None, seed) for seed in (0, 1, 2)} <= set(pairs) and all(
-        len(pair) == 2 for pair in pairs.values()
-    )
+        if run.model:
+            pairs.setdefault((run.task, run.model, run.method, run.params.get("shots"), run.seed), {})[run.bits] = run
+    pairs = {key: pair for key, pair in pairs.items() if len(pair) == 2}
+    lora = [("fraud_messages", NAME, "lora", None, seed) for seed in (0, 1, 2)]
+    lora += [("financial_phrasebank", model, "lora", None, 0) for model in (NAME, "smollm2-135m-instruct")]
+    assert set(lora) <= set(pairs)
     readme = (Path(quality.__file__).parent / "RESULTS.md").read_text(encoding="utf-8")
-    section = readme.split("## Gemma 3 270M", 1)[1].split("\n## ", 1)[0]
+    section = readme.split("## 16 against 4 bits", 1)[1].split("\n## ", 1)[0]
     rows = [line for line in section.splitlines() if line.startswith("| ") and not line.startswith("| model")]
     assert sorted(rows) == sorted(quality.table_row(pair[16], pair[4], folder) for pair in pairs.values())
-    for run in (pair[4] for key, pair in pairs.items() if key[1] == "prompt"):
+    for run in (pair[4] for key, pair in pairs.items() if key[2] == "prompt"):
         assert run.stored_bytes <= quality.MAX_BYTES * catalog.get(run.model).n_parameters
 
 
@@ -309,7 +310,7 @@ def test_seeds_are_pooled_row_by_row() -> None:
     """The same pair three times tells no more than once; three seeds have the mean loss and less doubt than one."""
     folder, found = slmkit_data.path("runs"), {}
     for run in runs.read_runs(folder):
-        if (run.model, run.method) == (NAME, "lora"):
+        if (run.task, run.model, run.method) == ("fraud_messages", NAME, "lora"):
             found.setdefault(run.seed, {})[run.bits] = run
     pairs = [(pair[16], pair[4]) for pair in found.values()]
     one, thrice, all_three = (quality.pooled(some, folder) for some in (pairs[:1], 3 * pairs[:1], pairs))
