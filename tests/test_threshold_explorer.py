@@ -93,6 +93,14 @@ def test_the_python_of_a_shipped_record_runs_as_it_stands() -> None:
     )["caught"] + int(view.model._counts(view.model._at(space["measured"], {})).loc["not fraud", "flagged"])
 
 
+def test_where_nothing_is_worth_flagging_it_says_so() -> None:
+    view = ThresholdExplorer(frame())
+    view.miss_cost.value = 0
+    view.by_cost.click()
+    assert view.model.verdict.startswith("Above 1 (1.01: nothing is flagged) (chosen: lowest cost, 0 a miss")
+    assert "nothing flagged" in set(view.model.outcomes.iloc[:, 1]) and view.model.error == ""
+
+
 def test_a_share_in_practice_makes_fraud_rare_and_precision_low() -> None:
     view = ThresholdExplorer(frame())
     before = view.model.outcomes.set_index("figure").iloc[6, 0]

@@ -49,6 +49,14 @@ def test_the_share_in_practice_moves_precision_and_cost_but_not_recall() -> None
     assert thresholds.at(Y, P, 0.3)["intervals"]["precision"][0] < 0.6
 
 
+def test_a_curve_says_what_each_of_its_thresholds_does_by_itself() -> None:
+    settings = {"miss_cost": 7, "false_alarm_cost": 3, "share": 0.1}
+    for row in thresholds.curve(Y, P, **settings).to_dict("records"):
+        alone = thresholds.at(Y, P, row["threshold"], **settings)
+        assert alone["cost_per_1000"] == pytest.approx(row["cost_per_1000"])
+        assert alone["precision"] is None or alone["precision"] == pytest.approx(row["precision"])
+
+
 def test_the_cheapest_follows_the_costs_and_takes_the_highest_of_equals() -> None:
     dear_miss = thresholds.curve(Y, P, miss_cost=100)
     dear_alarm = thresholds.curve(Y, P, false_alarm_cost=100)

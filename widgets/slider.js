@@ -32,6 +32,7 @@ function render({ model, el }) {
   const names = ["description", "min", "max", "step", "value"].map((trait) => `change:${trait}`);
   names.forEach((event) => model.on(event, draw));
   draw();
+  el.dataset.lmSuppressShortcuts = "true"; // else JupyterLab takes the arrow keys for folding headings
   el.append(label);
   return () => {
     clearTimeout(pause);

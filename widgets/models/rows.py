@@ -43,7 +43,7 @@ def positive_of(run: Run | None, classes: Sequence[str], wanted: str | None) -> 
     known = wanted or (None if run is None else _known_positive(run))
     folded = {name.casefold(): name for name in classes}
     telling = next((folded[name] for name in tasks.POSITIVES if name in folded), None)
-    return known if known in classes else telling or classes[0]
+    return known if known is not None and known in classes else telling or classes[0]
 
 
 def parted(

@@ -284,8 +284,11 @@ class ThresholdModel(ViewModel):
         rule = min(costs["flag_all_"], costs["flag_none_"])
         which = "flagging every row" if rule == costs["flag_all_"] else "flagging no row"
         worth = "less than" if costs[""] < rule else "no less than"
+        lead = (
+            f"At {self.threshold:.6g}" if self.threshold <= 1 else f"Above 1 ({self.threshold:g}: nothing is flagged)"
+        )
         said = (
-            f"At {self.threshold:.6g} ({self.origin}) {recall} of {name} is caught and {alarms} of the others flagged, "
+            f"{lead} ({self.origin}) {recall} of {name} is caught and {alarms} of the others flagged, "
             f"n = {outcome['n']}. 1000 rows cost {text.rounded(costs[''])}, {worth} the {text.rounded(rule)} that "
             f"{which} costs."
         )
