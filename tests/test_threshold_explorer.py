@@ -21,7 +21,6 @@ from slmkit.errors import InputError  # noqa: E402
 from slmkit.runs import probability_frame, read_probabilities, read_runs, write_run  # noqa: E402
 from slmkit_widgets import ThresholdExplorer  # noqa: E402
 from slmkit_widgets.models import records  # noqa: E402
-from slmkit_widgets.slider import Slider  # noqa: E402
 
 __all__ = ["pushed"]  # the fixture
 
@@ -134,14 +133,12 @@ def test_the_picture_is_also_a_table_of_the_rows_for_choosing() -> None:
 
 
 def test_the_slider_and_the_number_box_are_one_and_have_names() -> None:
-    pytest.importorskip("anywidget")
     view = ThresholdExplorer(frame())
-    [slider] = [c for r in view.children for c in getattr(r, "children", ()) if isinstance(c, Slider)]
-    slider.value = 0.3
-    assert (view.model.threshold, view.threshold.value, slider.description) == (0.3, 0.3, "Move the threshold")
+    view.slider.value = 0.3
+    assert (view.model.threshold, view.threshold.value, view.slider.description) == (0.3, 0.3, "Move the threshold")
     view.by_budget.click()
-    assert slider.value == view.model.threshold != 0.3
-    kinds = (w.Button, w.FloatText, w.Dropdown, w.Textarea, Slider)
+    assert view.slider.value == pytest.approx(view.model.threshold, abs=0.001) and view.model.threshold != 0.3
+    kinds = (w.Button, w.FloatText, w.Dropdown, w.Textarea, w.FloatSlider)
     names = [c.description for r in view.children for c in (r, *getattr(r, "children", ())) if isinstance(c, kinds)]
     assert len(names) == 13 and all(names) and len(set(names)) == 13
 
