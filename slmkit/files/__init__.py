@@ -12,7 +12,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from slmkit.errors import InputError, SlmkitError
 
@@ -79,6 +79,20 @@ def locked(folder: Path, taken: str | None = None) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def hold(part: IO[bytes], refused: Exception) -> None:
+    """Lock an open file for this process, where system and disk have file locks; raises `refused` where it is held."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    try:
+        fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise refused from error
+    except OSError as error:
+        log.info("%s cannot be locked (%s): let no second process write it", part.name, error)
 
 
 def sha256_of(path: Path) -> str:

@@ -366,23 +366,10 @@ def _open_locked(path: Path) -> IO[bytes]:
     while True:
         part = open(path, "a+b", buffering=0)  # noqa: SIM115 - the caller closes it
         try:
-            _lock(part)
+            files.hold(part, SlmkitError(f"{part.name}: another process is fetching it; wait for it"))
             if path.exists() and os.path.samestat(os.fstat(part.fileno()), path.stat()):
                 return part
         except BaseException:
             part.close()
             raise
         part.close()
-
-
-def _lock(part: IO[bytes]) -> None:
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise SlmkitError(f"{part.name}: another process is fetching it; wait for it") from error
-    except OSError as error:
-        log.info("%s cannot be locked (%s): let no second process write it", part.name, error)

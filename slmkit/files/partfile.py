@@ -57,7 +57,7 @@ def part_file(target: Path, fresh: State, *, resume: bool) -> Iterator[tuple[IO[
     with on_disk(path, 0):
         part = open(path, "a+b", buffering=0)  # noqa: SIM115 - closed below
     with part:
-        _lock(part)
+        files.hold(part, InputError(f"{part.name}: another process is writing it"))
         state = resumable(target, fresh) if resume else fresh
         try:
             with on_disk(path, state.rows):
@@ -86,20 +86,6 @@ def _cut_back(part: IO[bytes], target: Path) -> None:
 
 def _read_state(target: Path) -> State:
     return State(**json.loads(state_path(target).read_text(encoding="utf-8")))
-
-
-def _lock(part: IO[bytes]) -> None:
-    """Refuse a second process on the same output, where the system has file locks."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise InputError(f"{part.name}: another process is writing it") from error
-    except OSError as error:
-        log.info("%s cannot be locked (%s): let no second process write it", part.name, error)
 
 
 def resumable(target: Path, fresh: State) -> State:
