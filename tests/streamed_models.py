@@ -9,6 +9,7 @@ from typing import Any
 from slmkit import catalog
 
 FAMILIES = ("phi-3-mini-4k-instruct", "gemma-2b", "llama-2-7b", "mistral-7b-v0.1", "falcon-7b")
+DECODERS = ["gemma-3-270m", "qwen2.5-0.5b-instruct", *FAMILIES, "gemma-2-2b-it"]
 SIZES = {"hidden": 256, "layers": 2, "heads": 4, "inner": 512, "vocab": 1088}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_course import Planted, walk
-from test_ways import LABELS, TEXTS
+from tuning_rows import LABELS, TEXTS
 
 import slmkit
 from slmkit import backends, estimate
