@@ -69,12 +69,14 @@ class View(w.VBox):
         self._undo.append(lambda: self.model.unobserve(changed, listed))
         update()
 
-    def said(self, name: str, words: Callable[[Any], str] = str) -> w.VBox:
-        """A trait as lines of text; an empty text takes no room."""
+    def said(self, name: str, words: Callable[[Any], str | list[str]] = str) -> w.VBox:
+        """A trait as lines of text, one sentence or a list of them; an empty text takes no room."""
         box = w.VBox()
 
         def update() -> None:
-            shown, there = display.lines(words(getattr(self.model, name))), list(box.children)
+            told = words(getattr(self.model, name))
+            sentences = [told] if isinstance(told, str) else told
+            shown, there = [line for one in sentences for line in display.lines(one)], list(box.children)
             for line, old in zip(shown, there, strict=False):
                 old.value = display.plain(line, LABEL_LIMIT)
             box.children = (*there[: len(shown)], *(label(line) for line in shown[len(there) :]))
