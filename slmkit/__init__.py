@@ -53,6 +53,7 @@ _MODULES = (
     "runs",
     "tasks",
     "thresholds",
+    "workshop",
 )
 __all__ = [*_WHERE, *_MODULES]
 
