@@ -75,7 +75,8 @@ class Tuner(View):
         self.labels = self.bind(w.Text(description="Column of labels", **columns), "label_column")
         self.method = self.bind(w.Dropdown(description="Way", **listed), "method", "method_options")
         small = {"style": STYLE, "layout": half}
-        self.bits = self.bind(w.Dropdown(description="Bits of the weights", **small), "bits", "bits_options")
+        bits = w.Dropdown(description="Bits of the weights", style=STYLE, layout=w.Layout(width="280px"))
+        self.bits = self.bind(bits, "bits", "bits_options")
         self.epochs = self.bind(w.FloatText(description="Epochs", step=0.5, **small), "epochs")
         rate = w.Text(description="Learning rate", placeholder="as usual", layout=half, **text)
         self.rate = self.bind(rate, "learning_rate")
