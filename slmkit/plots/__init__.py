@@ -16,6 +16,7 @@ from slmkit.plots.lengths import text_lengths
 from slmkit.plots.rates import learning_rates
 from slmkit.plots.scores import calibration, per_class_recall
 from slmkit.plots.threshold import confusion_matrix, threshold_cost
+from slmkit.plots.tried import label_probabilities, word_changes
 from slmkit.verdict import verdicts
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "calibration",
     "confusion_matrix",
     "facts_vs_cost",
+    "label_probabilities",
     "learning_curve",
     "learning_rates",
     "pareto",
@@ -34,4 +36,5 @@ __all__ = [
     "threshold_cost",
     "training_course",
     "verdicts",
+    "word_changes",
 ]
