@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from slmkit.plots.bits import bits_cost
 from slmkit.plots.classroom import class_results
+from slmkit.plots.course import training_course
 from slmkit.plots.curve import learning_curve
 from slmkit.plots.explorer import accuracy_in_a_crowd
 from slmkit.plots.facts import facts_vs_cost
@@ -33,5 +34,6 @@ __all__ = [
     "predicted_vs_measured",
     "text_lengths",
     "threshold_cost",
+    "training_course",
     "verdicts",
 ]
