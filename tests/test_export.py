@@ -87,6 +87,10 @@ def test_no_row_no_absolute_path_and_no_token_goes_in(work: Path, tmp_path: Path
     [
         ("at /home/ada/models/a.gguf.", "at [...]/a.gguf."),
         ("(/mnt/x/y)", "([...]/y)"),
+        ("/home/ada lovelace/my models/a b", "[...]/a b"),
+        ("C:\\Users\\ada lovelace\\runs\\", "[...]/runs"),
+        (f"in {Path.home()}/a", "in [...]/a"),
+        ("/", "/"),
         ("~/work/runs", "[...]/runs"),
         ("C:\\Users\\ada\\runs", "[...]/runs"),
         ("D:/data/x", "[...]/x"),

@@ -101,7 +101,8 @@ def test_what_was_recorded_elsewhere_says_so(exports: Path) -> None:
         ({"model": ["x"]}, "bits or model"),
         ({"task": None}, "task is no text"),
         ({"n_test": 2.5}, "n_test is no whole number"),
-        ({"machine": "mine"}, "machine or origins"),
+        ({"machine": "mine"}, "machine, origins or params"),
+        ({"params": None}, "machine, origins or params"),
     ],
 )
 def test_a_record_that_cannot_be_right_is_named_and_left_out(exports: Path, change: dict, why: str) -> None:

@@ -26,6 +26,7 @@ from slmkit.workshop.exercise import exercises
 MANIFEST = "slmkit-export.json"
 TOKEN = re.compile(r"(?<![A-Za-z0-9])(?:hf_[A-Za-z0-9]{8,}|api_org_[A-Za-z0-9]{8,})")
 ABSOLUTE = re.compile(r"""(?<![\w.:/\\])(?:~?/|[A-Za-z]:[\\/]|\\\\)[^\s"'<>|:,;]+[^\s"'<>|:,;.)\]]""")
+WHOLE = re.compile(r"(?:~?/|[A-Za-z]:[\\/]|\\\\)[^\n]*[^\n\\/][\\/]*\Z")
 SKIPPED_FOLDERS = {"models", "logs", "guard", "node_modules", "__pycache__"}
 MAX_FILE_BYTES, MAX_FILES = 20_000_000, 5_000
 EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -100,13 +101,21 @@ def export(folder: str | Path = ".", out: str | Path = "results.zip") -> Exporte
 def redacted(value: Any) -> Any:
     """A JSON value with access tokens taken out and absolute paths cut to their last part, in keys as well."""
     if isinstance(value, str):
-        without = TOKEN.sub("hf_[redacted]", value)
-        return ABSOLUTE.sub(lambda found: "[...]/" + re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], without)
+        return _without_paths(TOKEN.sub("hf_[redacted]", value))
     if isinstance(value, dict):
         return {redacted(str(key)): redacted(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [redacted(item) for item in value]
     return value
+
+
+def _without_paths(value: str) -> str:
+    """The text with `[...]` for all of an absolute path but its last part; a path with spaces counts if it is all there
+    is, or begins in this person's home folder."""
+    if WHOLE.match(value):
+        return "[...]/" + re.split(r"[\\/]", value.rstrip("\\/"))[-1]
+    value = value.replace(str(Path.home()), "/[home]")
+    return ABSOLUTE.sub(lambda found: "[...]/" + re.split(r"[\\/]", found[0].rstrip("\\/"))[-1], value)
 
 
 def _check_target(root: Path, target: Path) -> None:

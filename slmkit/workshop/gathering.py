@@ -130,8 +130,8 @@ def _sound(values: dict[str, Any]) -> Run:
             raise ValueError(f"{name} is no size")
     if run.bits not in (None, 4, 8, 16) or not isinstance(run.model, str | None):
         raise ValueError("bits or model are of no kind that slmkit writes")
-    if not isinstance(run.machine, dict) or not isinstance(run.origins, dict):
-        raise ValueError("machine or origins are no objects")
+    if not all(isinstance(value, dict) for value in (run.machine, run.origins, run.params)):
+        raise ValueError("machine, origins or params are no objects")
     return run
 
 
@@ -142,7 +142,9 @@ def _between(value: object, low: float, high: float) -> bool:
 
 def _row(student: str, run: Run) -> dict[str, Any]:
     method = METHOD_WORDS.get(run.method) or text.clean(run.method, 30)
+    shots = run.params.get("shots")
     parts = [model_name(run.model), method, f"{run.bits} bits" if run.bits else ""]
+    parts += [f"{shots} shots"] if _between(shots, 1, 1000) else []
     row: dict[str, Any] = {
         "student": student,
         "task": text.clean(run.task, 60),
