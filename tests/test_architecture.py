@@ -23,7 +23,7 @@ FLOORS = {
     3: "__main__ commands console report study curves evaluate bulk",
     2: """
         estimator classify training tuning finetune guard cascade
-        runs bitcosts verdict plots cards datasheets workshop
+        runs bitcosts verdict plots cards datasheets workshop playground
     """,
     1: "backends tasks footprint estimate prequantise prefetch modelcards jobs doctor ledger",
     0: """

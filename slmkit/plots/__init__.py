@@ -18,6 +18,7 @@ from slmkit.plots.rates import learning_rates
 from slmkit.plots.saving import save
 from slmkit.plots.scores import calibration, per_class_recall
 from slmkit.plots.threshold import confusion_matrix, threshold_cost
+from slmkit.plots.tried import label_probabilities, word_changes
 from slmkit.verdict import verdicts
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "class_results",
     "confusion_matrix",
     "facts_vs_cost",
+    "label_probabilities",
     "learning_curve",
     "learning_rates",
     "pareto",
@@ -38,4 +40,5 @@ __all__ = [
     "threshold_cost",
     "training_course",
     "verdicts",
+    "word_changes",
 ]
