@@ -25,7 +25,7 @@ FLOORS = {
         estimator classify training tuning finetune guard cascade
         runs bitcosts verdict plots cards datasheets workshop playground
     """,
-    1: "backends tasks footprint estimate prequantise modelcards jobs doctor ledger",
+    1: "backends tasks footprint estimate prequantise prefetch modelcards jobs doctor ledger",
     0: """
         catalog architectures assets adapters
         data dialogues reading splits files prompts metrics thresholds text errors

@@ -6,6 +6,7 @@ One module a picture or a family of them; what they share (layout, colours of li
 from __future__ import annotations
 
 from slmkit.plots.bits import bits_cost
+from slmkit.plots.classroom import class_results
 from slmkit.plots.course import training_course
 from slmkit.plots.curve import learning_curve
 from slmkit.plots.explorer import accuracy_in_a_crowd
@@ -25,6 +26,7 @@ __all__ = [
     "accuracy_vs_footprint",
     "bits_cost",
     "calibration",
+    "class_results",
     "confusion_matrix",
     "facts_vs_cost",
     "label_probabilities",
