@@ -69,7 +69,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, tiny_chat_decoder: ModelSource
 def opened(lab: tuple[str, str], page: Page, name: str) -> Any:
     """The notebook with all its cells run."""
     view = page.page
-    view.goto(f"{lab[0]}/lab/tree/{name}.ipynb?token={lab[1]}")
+    view.goto(f"{lab[0]}/lab/workspaces/{name}/tree/{name}.ipynb?token={lab[1]}")  # what others left open stays out
     kernel_is_idle(view)
     view.keyboard.press("Control+b")  # the file browser takes a third of a narrow page
     view.get_by_role("menuitem", name="Run", exact=True).click()
@@ -82,7 +82,7 @@ def pictured(view: Any, folder: Path, name: str) -> list[str]:
     problems = []
     for theme, light in (("JupyterLab Dark", "false"), ("JupyterLab Light", "true")):
         view.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
-        view.wait_for_selector(f"body[data-jp-theme-light={light}]")
+        view.wait_for_selector(f"body[data-jp-theme-light={light}]", state="attached")
         for width in (800, 1280):
             view.set_viewport_size({"width": width, "height": 1200})
             view.wait_for_timeout(500)
