@@ -7,6 +7,7 @@ Screenshots go to the folder SLMKIT_SCREENSHOTS, or to pytest's own temporary fo
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -170,9 +171,8 @@ def test_models_answer_and_sort_side_by_side(lab: tuple[str, str], page: Page, p
     expect(ask.first).to_be_focused()
     view.keyboard.press("Enter")
     expect(view.get_by_text("in this process now").first).to_be_visible(timeout=LONG_MS)
-    expect(view.get_by_role("textbox", name="Dialogue, second model").first).to_have_value(
-        "You: Is this fraud?\n\ndummy: it was a fraud, the message", timeout=LONG_MS
-    )
+    told = re.compile("You: Is this fraud\\?\n\ndummy: .+")
+    expect(view.get_by_role("textbox", name="Dialogue, second model").first).to_have_value(told, timeout=LONG_MS)
     problems = pictured(view, pictures, "playground-chat")
     ask.last.scroll_into_view_if_needed()
     ask.last.press("Enter")
