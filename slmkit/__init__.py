@@ -52,6 +52,7 @@ _MODULES = (
     "runs",
     "tasks",
     "thresholds",
+    "workshop",
 )
 __all__ = [*_WHERE, *_MODULES]
 

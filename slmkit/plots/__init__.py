@@ -11,6 +11,7 @@ from slmkit.plots.explorer import accuracy_in_a_crowd
 from slmkit.plots.facts import facts_vs_cost
 from slmkit.plots.fit import predicted_vs_measured
 from slmkit.plots.footprint import accuracy_vs_footprint, pareto
+from slmkit.plots.lengths import text_lengths
 from slmkit.plots.rates import learning_rates
 from slmkit.plots.scores import calibration, per_class_recall
 from slmkit.plots.threshold import confusion_matrix, threshold_cost
@@ -28,6 +29,7 @@ __all__ = [
     "pareto",
     "per_class_recall",
     "predicted_vs_measured",
+    "text_lengths",
     "threshold_cost",
     "verdicts",
 ]
