@@ -20,7 +20,7 @@ import platform
 import pandas as pd
 
 import slmkit
-from slmkit import footprint
+from slmkit import footprint, workshop
 
 PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
 machine, versions = footprint.machine(), footprint.versions()
@@ -125,6 +125,16 @@ texts = answers.texts(few_shot)
 moved.assign(text=texts[moved.index]).head(6)
 
 # %% [markdown]
+# **Exercise 20.1.** Among the sentences whose answer changed: how many more are right with examples than without? Below zero
+# means that the examples spoiled more than they mended. Write your answer in place of the dots and run the cell.
+
+# %%
+### BEGIN SOLUTION
+answer_20_1 = (moved["few-shot"] == moved["label"]).sum() - (moved["zero-shot"] == moved["label"]).sum()
+### END SOLUTION
+workshop.check("20.1", answer_20_1, moved=moved)
+
+# %% [markdown]
 # So compare them row by row: only the sentences where just one of the two is right say anything. `p` is how often a
 # difference this large would come by chance between two equally good ways.
 
@@ -216,6 +226,17 @@ slmkit.plots.calibration(best, Path(OUT))
 
 # %%
 slmkit.plots.calibration(zero_shot, Path(OUT))
+
+# %% [markdown]
+# **Exercise 20.2.** How many points does `best` promise more than it holds? That is: how sure it is on average, less how often
+# it is right, in percentage points. Below zero it is better than it says.
+
+# %%
+sure = slmkit.runs.read_probabilities(best, Path(OUT))  # one row a sentence: label, predicted, p_negative, ...
+### BEGIN SOLUTION
+answer_20_2 = 100 * (sure.filter(like="p_").max(axis=1).mean() - best.accuracy)
+### END SOLUTION
+workshop.check("20.2", answer_20_2, sure=sure, best=best)
 
 # %% [markdown]
 # ## With enough rows: recorded on the Financial PhraseBank

@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 import slmkit
-from slmkit import footprint
+from slmkit import footprint, workshop
 
 PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
 machine, versions = footprint.machine(), footprint.versions()
@@ -111,6 +111,16 @@ for name in ("caught", "missed", "false_alarms", "let_through"):
     print(f"{name:>13}: {half[name]}")
 for name in ("cost_per_1000", "flag_all_cost_per_1000", "flag_none_cost_per_1000"):
     print(f"{name:>24}: {half[name]:8,.0f}")
+
+# %% [markdown]
+# **Exercise 30.1.** What do 1000 messages save at one half, against the cheaper of the two rules without a model? Below zero
+# means that the rule is cheaper. Write your answer in place of the dots and run the cell; all you need is in `half`.
+
+# %%
+### BEGIN SOLUTION
+answer_30_1 = min(half["flag_all_cost_per_1000"], half["flag_none_cost_per_1000"]) - half["cost_per_1000"]
+### END SOLUTION
+workshop.check("30.1", answer_30_1, half=half)
 
 # %% [markdown]
 # ## The trap: choosing where you measure
@@ -208,6 +218,16 @@ for share in shares:
 # drawing where fraud is that rare. A few hundred rows cannot show the false alarms in ten thousand: collect honest
 # messages, they are the easy part.
 #
+# **Exercise 30.2.** One message in 500 is fraud, and the threshold is `chosen`. Which share of the flagged messages is fraud,
+# from 0 to 1, on the rows that had no part in choosing it? Guess before you compute.
+
+# %%
+### BEGIN SOLUTION
+answer_30_2 = thresholds.at(is_fraud[~aside], p_fraud[~aside], chosen, share=1 / 500)["precision"]
+### END SOLUTION
+workshop.check("30.2", answer_30_2, is_fraud=is_fraud, p_fraud=p_fraud, aside=aside, chosen=chosen)
+
+# %% [markdown]
 # ## Try it by hand
 #
 # The same with controls: costs, share, budget, and the messages behind each cell. What it chooses it chooses on rows set

@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 import slmkit
-from slmkit import footprint
+from slmkit import footprint, workshop
 
 PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
 machine, versions = footprint.machine(), footprint.versions()
@@ -176,6 +176,16 @@ slmkit.plots.training_course(tuned.history)
 print("perplexity of held-out answers:", tuned.learned)
 
 # %% [markdown]
+# **Exercise 50.1.** By what factor did the perplexity of the held-out answers fall? Write your answer in place of the dots and
+# run the cell; `tuned.learned` holds what you need.
+
+# %%
+### BEGIN SOLUTION
+answer_50_1 = tuned.learned.perplexity_before / tuned.learned.perplexity_after
+### END SOLUTION
+workshop.check("50.1", answer_50_1, tuned=tuned)
+
+# %% [markdown]
 # ## After: the same questions
 #
 # Does it sound like the desk? And is it right? Compare the numbers in the answers with the last column.
@@ -207,6 +217,18 @@ for way in list(said)[:2]:
         f"tuned minus {way}: {100 * pair['difference']:+.0f} points of facts right "
         f"({100 * pair['low']:+.0f} to {100 * pair['high']:+.0f}, p = {pair['p']:.2g}, n = {len(asked)} questions)"
     )
+
+# %% [markdown]
+# **Exercise 50.2.** A model cannot state what it was never shown. Which share of the values asked for (`wanted`) stood in an
+# answer that it learned from (`taught`), from 0 to 1?
+
+# %%
+wanted = [value for question in asked for value in question.values]
+taught = {value for question in facts.questions(split.train["dialogue"], sheet) for value in question.values}
+### BEGIN SOLUTION
+answer_50_2 = sum(value in taught for value in wanted) / len(wanted)
+### END SOLUTION
+workshop.check("50.2", answer_50_2, wanted=wanted, taught=taught)
 
 # %% [markdown]
 # In profile `tiny` a few dozen dialogues were read: most of the facts asked for were in none of them, and no training can
