@@ -16,6 +16,7 @@
 # %%
 import os
 import platform
+from pathlib import Path
 
 import pandas as pd
 
@@ -86,19 +87,15 @@ for turn in Prompting(task.instruction, words, task.noun).chat("Net sales fell b
 # No answer is read from what the model would write. The three words are compared by how likely the model finds each, so
 # there is always an answer, it is always one of the labels, and it has a probability.
 #
-# **The trap:** a small model favours one word whatever the sentence says. `calibrate` takes that lean off: it looks at what
-# the model says of training sentences on average. Here once without and once with it.
+# **The trap:** a small model leans towards one word whatever the sentence says. slmkit looks at how it shares its answers out
+# over training sentences on average, and takes that lean off (`calibrate=False` leaves it). This is the lean:
 
 # %%
 asked = {"models": [SLM], "methods": ["prompt"], **SAME}
-as_it_is = slmkit.study(TASK, params={"prompt": {"calibrate": False}}, **asked).runs[-1]
 zero_shot = slmkit.study(TASK, **asked).runs[-1]
-
-# %%
-from slmkit.runs import answers
-
-said = answers.side_by_side({"zero-shot, as it is": as_it_is, "zero-shot, calibrated": zero_shot}, OUT)
-said.rename(columns={"label": "in truth"}).apply(pd.Series.value_counts).fillna(0).astype(int)
+prompt = slmkit.load_classifier(Path(OUT) / "models" / zero_shot.run_id)
+for label, share in zip(prompt.classes_, prompt.lean_, strict=True):
+    print(f"{label:>9}: {share:.0%} of the answer on average, whatever the sentence; {1 / 3:.0%} would be fair")
 
 # %% [markdown]
 # ## Few-shot: show examples
@@ -110,6 +107,8 @@ said.rename(columns={"label": "in truth"}).apply(pd.Series.value_counts).fillna(
 # on the test rows. slmkit draws them by the seed. To choose among several sets, choose on rows that are in no test.
 
 # %%
+from slmkit.runs import answers
+
 few_shot = slmkit.study(TASK, shots=SHOTS, **asked).runs[-1]
 said = answers.side_by_side({"zero-shot": zero_shot, "few-shot": few_shot}, OUT)
 moved = said[said["zero-shot"] != said["few-shot"]]
@@ -139,8 +138,6 @@ workshop.check("20.1", answer_20_1, moved=moved)
 # difference this large would come by chance between two equally good ways.
 
 # %%
-from pathlib import Path
-
 from slmkit import verdict
 from slmkit.runs.configurations import configurations
 
