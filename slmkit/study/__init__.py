@@ -30,8 +30,6 @@ from slmkit.study.plan import Plan, Step
 log = logging.getLogger(__name__)
 Progress = Callable[[Mapping[str, Any]], None]
 _ENGINES: dict[str | None, str] = {}  # by the name asked for: what a machine can run does not change meanwhile
-    str | None, str
-] = {}  # by the name asked for: what a machine can run stays as it is while a process lives
 
 
 @dataclass(frozen=True)
