@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from notebook_kernel import PLOTLY, Executed, Kernel, numbers, records, sentences, twice
+from notebook_kernel import PLOTLY, Executed, Kernel, records, sentences, twice
 
 from slmkit import read_runs, thresholds
 from slmkit.runs import read_probabilities
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 def test_fraud_text_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:
     kernel = walked("30_fraud_text")
     first, second = twice(kernel, "30_fraud_text", record_property)
-    assert kernel.peak_bytes["30_fraud_text"] <= 1.5e9
+    assert kernel.peak_bytes["30_fraud_text"] <= 1.9e9
     runs = records(kernel)
     assert {(r["method"], r["n_test"]) for r in runs} == {("floor", 200), ("embedding", 200)}
     assert any("the floor" in s for s in sentences(first.printed))
@@ -43,8 +43,8 @@ def assert_the_threshold_was_chosen_elsewhere(kernel: Kernel, executed: Executed
     assert f"chosen on {aside.sum()} rows: {chosen:.3g}\n" in executed.printed
     apart = thresholds.at(y[~aside], p[~aside], chosen, **costs)
     assert re.search(rf"on the others: 1000 rows cost {apart['cost_per_1000']:,.0f}; ", executed.printed)
-    there, elsewhere = numbers(r"20 draws: ([\d,]+) where it was chosen, ([\d,]+) on the others", executed.printed)
-    assert there < elsewhere
+    means = re.search(r"20 draws: ([\d,]+) where it was chosen, ([\d,]+) on the others", executed.printed)
+    assert means and int(means[1].replace(",", "")) < int(means[2].replace(",", ""))
     _, curve, matrix, *_ = executed.of_type(PLOTLY)
     assert len(curve["data"]) == 4 and f"n = {aside.sum()}" in curve["layout"]["title"]["subtitle"]["text"]
     cells = [int(cell.split("<br>")[0]) for row in matrix["data"][0]["text"] for cell in row]

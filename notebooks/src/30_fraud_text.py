@@ -8,7 +8,7 @@
 #
 # | profile | what it does | time on 2 cores | memory |
 # |---|---|---|---|
-# | `tiny` | the floor and a small encoder on 200 test messages | about a minute | under 1.5 GB |
+# | `tiny` | the floor and a small encoder on 200 test messages | about a minute | under 1.6 GB |
 # | `laptop` | an adapter on a language model too, on more messages | about ten minutes | under 1.6 GB |
 #
 # Nothing leaves this machine. What is written goes to `runs` beside this notebook.
@@ -272,9 +272,9 @@ with slmkit.load("smollm2-135m-instruct") as model:
 # the signs of a dialogue in a message are only characters, and nothing from a message or a model is ever run.
 
 # %%
-train = messages.sample(40, random_state=0)
-asked = slmkit.PromptClassifier(instruction=task.instruction, noun=task.noun, shots=4)
-asked.fit(train["text"].tolist(), train["label"].tolist())
+few = messages.sample(16, random_state=0)
+asked = slmkit.PromptClassifier(instruction=task.instruction, noun=task.noun, shots=2)
+asked.fit(few["text"].tolist(), few["label"].tolist())
 kept = {run.label: slmkit.load_classifier(OUT / "models" / run.run_id) for run in result.runs}
 judged = {"SmolLM2, asked": asked, **kept}
 table = pd.DataFrame({name: each.predict_proba(list(HOSTILE.values()))[:, 0] for name, each in judged.items()})

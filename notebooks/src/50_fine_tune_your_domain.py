@@ -8,7 +8,7 @@
 #
 # | profile | what it does | time on 2 cores | memory |
 # |---|---|---|---|
-# | `tiny` | every step on a few dozen dialogues: enough to see how, too little to learn the facts | about a minute | under 1.5 GB |
+# | `tiny` | every step on a few dozen dialogues: enough to see how, too little to learn the facts | about a minute | under 1.6 GB |
 # | `laptop` | all dialogues, several passes | about half an hour | under 1.6 GB |
 #
 # Nothing leaves this machine. What is written goes to `runs` beside this notebook.
@@ -63,13 +63,13 @@ from slmkit import dialogues
 from slmkit.tuning import facts
 
 SETTINGS = {
-    "tiny": {"train": 40, "epochs": 3, "last_blocks": 4, "batch_size": 8, "learning_rate": 1e-3},
-    "laptop": {"train": None, "epochs": 8, "last_blocks": 8, "batch_size": 8, "learning_rate": 1e-3},
+    "tiny": {"train": 24, "test_share": 0.05, "epochs": 2, "last_blocks": 4},
+    "laptop": {"train": None, "test_share": 0.2, "epochs": 8, "last_blocks": 8},
 }
-HOW = {"method": "last-k", "seed": 0, **SETTINGS[PROFILE]}
-N, LONGEST = (6, 32) if PROFILE == "tiny" else (60, 80)  # questions asked, and tokens an answer may have
+HOW = {"method": "last-k", "batch_size": 8, "learning_rate": 1e-3, "seed": 0, **SETTINGS[PROFILE]}
+N, LONGEST = (4, 28) if PROFILE == "tiny" else (60, 80)  # questions asked, and tokens an answer may have
 
-split = dialogues.split("domain_dialogues", seed=0, train=HOW["train"])
+split = dialogues.split("domain_dialogues", seed=0, train=HOW["train"], test_share=HOW["test_share"])
 asked = [q for q in facts.questions(split.test["dialogue"], sheet) if q.values][:N]
 print(
     f"{len(split.train)} dialogues to learn from, {len(split.test)} held out; {len(asked)} of their questions are asked"
@@ -122,7 +122,7 @@ print("answered:", said["untuned, 5 nearest facts in the prompt"][0])
 # `last-k` puts adapters on the last blocks only. The blocks below never change, so what they make of each text is computed
 # once and kept. Only the answers are learned, and that they end; nothing of the questions.
 #
-# A training runs in the background as a job, so that the notebook stays free. Here it is **stopped on purpose** at the fifth
+# A training runs in the background as a job, so that the notebook stays free. Here it is **stopped on purpose** at the third
 # step. In your own work that would be you, a flat battery, or a colleague who needs the machine. Nothing half-written
 # appears: until all is done there are only checkpoints in `tuned.partial`.
 
@@ -146,7 +146,7 @@ def follow(job: slmkit.Job, stop_at: int | None = None) -> None:
 
 job = slmkit.Job(slmkit.finetune, MODEL, "domain_dialogues", out=TUNED, **HOW)
 if not TUNED.is_dir():
-    follow(job.start(), stop_at=5)
+    follow(job.start(), stop_at=3)
 print(f"{TUNED.name} is there: {TUNED.is_dir()}")
 
 # %% [markdown]
@@ -155,15 +155,16 @@ print(f"{TUNED.name} is there: {TUNED.is_dir()}")
 # The same call again goes on from the checkpoint, and comes to the very same weights as without the stop.
 
 # %%
+from slmkit.tuning import either
+
 if not TUNED.is_dir():
+    half = either.left(TUNED)
+    print(f"goes on from step {half.step} of {half.steps}")
     job = slmkit.Job(slmkit.finetune, MODEL, "domain_dialogues", out=TUNED, **HOW)
     follow(job.start())
     job.result()  # raises what went wrong, if anything did
-    print("\n".join(line for line in job.log if "goes on" in line))
 
 # %%
-from slmkit.tuning import either
-
 tuned, told = either.result(TUNED)
 print(f"{tuned.n_train} answers learned in {len(tuned.history)} steps")
 slmkit.plots.training_course(tuned.history)
@@ -261,9 +262,12 @@ print("\n".join((TUNED / "README.md").read_text(encoding="utf-8").splitlines()[:
 # %%
 import json
 
+from slmkit.training import forgetting
+
 MERGED = OUT / "merged-4bit"
 if not MERGED.is_dir():
-    slmkit.merge(MODEL, TUNED, out=MERGED, bits=4)
+    texts = forgetting.passages()[:2] if PROFILE == "tiny" else None  # None: eight passages
+    slmkit.merge(MODEL, TUNED, out=MERGED, bits=4, texts=texts)
 merged = json.loads((MERGED / "slmkit_merged.json").read_text(encoding="utf-8"))
 for name in ("loss_adapter", "loss_merged", "loss_stored"):
     print(f"{name:>13}: {merged[name]:.3f} nats a token, n = {merged['n_texts']} texts")
