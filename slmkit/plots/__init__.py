@@ -6,6 +6,7 @@ One module a picture or a family of them; what they share (layout, colours of li
 from __future__ import annotations
 
 from slmkit.plots.bits import bits_cost
+from slmkit.plots.course import training_course
 from slmkit.plots.curve import learning_curve
 from slmkit.plots.explorer import accuracy_in_a_crowd
 from slmkit.plots.facts import facts_vs_cost
@@ -31,5 +32,6 @@ __all__ = [
     "predicted_vs_measured",
     "text_lengths",
     "threshold_cost",
+    "training_course",
     "verdicts",
 ]
