@@ -60,7 +60,7 @@ sentences[["text", "label"]].sample(8, random_state=20)
 
 # %%
 SETTINGS = {
-    "tiny": {"train": 42, "test": 48, "measure_s": 0.3},
+    "tiny": {"train": 36, "test": 36, "measure_s": 0.3},
     "laptop": {"train": 480, "test": 240, "measure_s": 2.0},
 }
 SLM, TASK, OUT = "smollm2-135m-instruct", "finance_sentiment", f"runs/20_sentiment_{PROFILE}"
@@ -113,7 +113,8 @@ few_shot = slmkit.study(TASK, shots=SHOTS, **asked).runs[-1]
 said = answers.side_by_side({"zero-shot": zero_shot, "few-shot": few_shot}, OUT)
 moved = said[said["zero-shot"] != said["few-shot"]]
 print(f"{SHOTS} examples changed {len(moved)} of {len(said)} answers")
-pd.crosstab(moved["zero-shot"] == moved["label"], moved["few-shot"] == moved["label"])
+word = {True: "right", False: "wrong"}
+pd.crosstab(*((moved[name] == moved["label"]).map(word) for name in ("zero-shot", "few-shot")))
 
 # %% [markdown]
 # Changed answers are not better answers: some that were right became wrong. Look at a few. Is there a reason in the

@@ -170,7 +170,16 @@ print(f"{tuned.n_train} answers learned in {len(tuned.history)} steps")
 slmkit.plots.training_course(tuned.history)
 
 # %% [markdown]
-# **The trap:** this loss is that of the answers it learns from. It falls in any case. What counts is the loss on answers it
+# The same with buttons, in a process of its own: start, watch, stop, go on. It needs nothing of the above; try it with
+# another method or more epochs, and let it run while you read on.
+
+# %%
+from slmkit_widgets import Tuner
+
+Tuner(MODEL, "domain_dialogues", OUT / "by_hand", **HOW)
+
+# %% [markdown]
+# **The trap:** the loss in the picture is that of the answers it learns from. It falls in any case. What counts is the loss on answers it
 # did not learn:
 
 # %%
