@@ -170,20 +170,22 @@ print(f"{tuned.n_train} answers learned in {len(tuned.history)} steps")
 slmkit.plots.training_course(tuned.history)
 
 # %% [markdown]
-# The same with buttons, in a process of its own: start, watch, stop, go on. It needs nothing of the above; try it with
+# **The trap:** the loss in the picture is that of the answers it learns from. It falls in any case. What counts is what it
+# finds of answers that it did not learn:
+
+# %%
+print("perplexity of held-out answers:", tuned.learned)
+
+# %% [markdown]
+# ## The same with buttons
+#
+# In a process of its own: start, watch, stop, go on. It needs nothing of the above; try it with
 # another method or more epochs, and let it run while you read on.
 
 # %%
 from slmkit_widgets import Tuner
 
 Tuner(MODEL, "domain_dialogues", OUT / "by_hand", **HOW)
-
-# %% [markdown]
-# **The trap:** the loss in the picture is that of the answers it learns from. It falls in any case. What counts is the loss on answers it
-# did not learn:
-
-# %%
-print("perplexity of held-out answers:", tuned.learned)
 
 # %% [markdown]
 # **Exercise 50.1.** By what factor did the perplexity of the held-out answers fall? Write your answer in place of the dots and
