@@ -27,7 +27,7 @@ def test_fraud_text_runs_offline_twice_in_one_kernel(walked: Any, record_propert
     assert_the_threshold_was_chosen_elsewhere(kernel, first)
     assert_rare_fraud_makes_most_alarms_false(first)
     assert_hostile_rows_give_labels_and_stay_text(first)
-    assert first.printed == second.printed
+    assert second.seconds < first.seconds / 2
 
 
 def assert_the_threshold_was_chosen_elsewhere(kernel: Kernel, executed: Executed) -> None:
@@ -53,7 +53,7 @@ def assert_the_threshold_was_chosen_elsewhere(kernel: Kernel, executed: Executed
 
 
 def assert_rare_fraud_makes_most_alarms_false(executed: Executed) -> None:
-    (table,) = [t for t in executed.of_type("text/html") if "1 in 1000" in t]
+    (table,) = [t for t in executed.of_type("text/html") if "1 in 1000" in t and "precision" in t]
     cells = np.array(re.findall(r"<td>([\d.]+)</td>", table), dtype=float).reshape(4, 5)
     recall, alarms, precision = cells[:, 0], cells[:, 1], cells[:, 2]
     assert len(set(recall)) == len(set(alarms)) == 1

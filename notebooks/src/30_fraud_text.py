@@ -201,22 +201,24 @@ names = ["recall", "false_alarm_share", "precision", "cost_per_1000", "flag_none
 pd.DataFrame(lines, index=["as in these rows", "1 in 10", "1 in 100", "1 in 1000"])[names].round(4)
 
 # %% [markdown]
-# Read the last two columns: where fraud is rare, the threshold chosen for these rows can cost more than flagging nothing.
-# So the share goes in when the threshold is chosen. The rarer the fraud, the surer the model must be.
+# Read the last two columns: where fraud is rare, the threshold chosen for these rows costs more than flagging nothing. So the
+# share goes in when the threshold is chosen. The rarer the fraud, the surer the classifier must be.
 
 # %%
+lines = []
 for share in shares:
     again = thresholds.cheapest(thresholds.curve(is_fraud[aside], p_fraud[aside], share=share, **COSTS))
     found = thresholds.at(is_fraud[~aside], p_fraud[~aside], again, share=share, **COSTS)
-    print(
-        f"share {'as here' if share is None else f'{share:.1%}':>7}: flag from {again:<6.3g} catches {found['recall']:6.1%}, "
-        f"1000 messages cost {found['cost_per_1000']:7,.1f}; nothing flagged {found['flag_none_cost_per_1000']:8,.1f}"
-    )
+    lines.append({**found, "false_alarm_share_high": found["intervals"]["false_alarm_share"][1]})
+costs = ["cost_per_1000", "flag_all_cost_per_1000", "flag_none_cost_per_1000"]
+table = pd.DataFrame(lines, index=["as in these rows", "1 in 10", "1 in 100", "1 in 1000"])
+table[["threshold", "recall", "false_alarm_share", "false_alarm_share_high", *costs]].round(3)
 
 # %% [markdown]
-# A threshold of 1.01 means: flag nothing. That is a finding, not a failure. On these rows and at these costs no line is worth
-# drawing where fraud is that rare. A few hundred rows cannot show the false alarms in ten thousand: collect honest
-# messages, they are the easy part.
+# Where half is fraud, flagging all of it is hard to beat: no desk would need a model for that. It begins to pay where fraud
+# is rarer. **Do not believe the last line too soon**: no false alarm in some dozens of honest messages does not exclude several
+# in a hundred (`false_alarm_share_high`), and at one fraud in a thousand those cost more than flagging nothing. A threshold
+# of 1.01 means just that: flag nothing. To know more, collect honest messages. They are the easy part.
 #
 # **Exercise 30.2.** One message in 500 is fraud, and the threshold is `chosen`. Which share of the flagged messages is fraud,
 # from 0 to 1, on the rows that had no part in choosing it? Guess before you compute.
