@@ -181,11 +181,8 @@ def main() -> int:
         found, targets = (short if arguments.short else full)(arguments, Path(folder))
     whole = arguments.epochs == 3 and arguments.train is None and arguments.test is None
     name = "tuning_speed_short" if arguments.short else "tuning_speed"
-    return common.finish(
-        name,
-        {**facts, "epochs": arguments.epochs, "last_blocks": arguments.last_blocks, **found},
-        targets if whole else [],
-    )
+    facts |= {"epochs": arguments.epochs, "last_blocks": arguments.last_blocks}
+    return common.finish(name, {**facts, **found}, targets if whole else [])
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from slmkit.plots.fit import predicted_vs_measured
 from slmkit.plots.footprint import accuracy_vs_footprint, pareto
 from slmkit.plots.lengths import text_lengths
 from slmkit.plots.rates import learning_rates
+from slmkit.plots.saving import save
 from slmkit.plots.scores import calibration, per_class_recall
 from slmkit.plots.threshold import confusion_matrix, threshold_cost
 from slmkit.verdict import verdicts
@@ -30,6 +31,7 @@ __all__ = [
     "pareto",
     "per_class_recall",
     "predicted_vs_measured",
+    "save",
     "text_lengths",
     "threshold_cost",
     "training_course",
