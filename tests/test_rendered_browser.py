@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from notebook_kernel import NOTEBOOKS, PLOTLY
-from test_lab_browser import CHROMIUM, Page, kernel_is_idle, page, pictures, serving
+from test_lab_browser import CHROMIUM, Page, kernel_is_idle, page, pictures, serving, sync_api
 
 nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("nbformat.sign")
@@ -33,35 +33,47 @@ def executed(request: pytest.FixtureRequest, walked: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def lab(executed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
-    """JupyterLab on the notebook alone, signed as what one ran oneself is: pictures of others are not drawn."""
+    """JupyterLab on the notebook alone, signed as what one ran oneself is, with all cells drawn at once."""
     home, work = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("work")
     (home / "data").mkdir()
     book = nbformat.read(executed, as_version=4)
     nbformat.write(book, work / executed.name)
     nbformat.sign.NotebookNotary(data_dir=str(home / "data")).sign(book)
+    settings = home / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(json.dumps({"windowingMode": "none"}), encoding="utf-8")
     with serving(home, work) as address:
         yield address
 
 
 def test_what_a_notebook_showed_is_drawn(lab: tuple[str, str], page: Page, pictures: Path, executed: Path) -> None:
-    view = page.page
-    view.goto(f"{lab[0]}/lab/tree/{executed.name}?token={lab[1]}")
-    book = json.loads(executed.read_text(encoding="utf-8"))
-    outputs = [output for cell in book["cells"] for output in cell.get("outputs", [])]
-    wanted = sum(PLOTLY in output.get("data", {}) for output in outputs)
+    view, expect = page.page, sync_api.expect
+    cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
+    shown = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+    view.goto(f"{lab[0]}/lab/tree/{executed.name}?token={lab[1]}", timeout=120_000)
     kernel_is_idle(view)
-    view.get_by_role("main").get_by_role("heading").first.hover()
-    seen: set[str] = set()
-    for number in range(60):
-        view.wait_for_timeout(250)
-        drawn = view.locator(".js-plotly-plot:visible")
-        for i in range(drawn.count()):
-            seen.add(drawn.nth(i).inner_text()[:200])
-        view.screenshot(path=pictures / f"{executed.stem}-{number:02}.png")
-        view.mouse.wheel(0, 900)
-        if view.get_by_role("heading", name="If something went wrong").is_visible():
-            break
-    assert len(seen) >= wanted, (wanted, seen)
-    assert view.title() != "owned"
+    figures = view.locator(".js-plotly-plot")
+    expect(figures).to_have_count(sum(PLOTLY in data for data in shown), timeout=120_000)
+    for i in range(figures.count()):
+        expect(figures.nth(i).locator(".gtitle")).not_to_be_empty()
+    expect(view.get_by_role("table")).to_have_count(
+        sum("<table" in "".join(data.get("text/html", "")) for data in shown)
+        + sum("\n|" in "".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    )
+    photograph(view, pictures / executed.stem)
+    assert "owned" not in view.title()
     assert page.external == [], f"asked of the network: {page.external}"
     assert page.errors == [], f"errors of the page's scripts: {page.errors}"
+
+
+def photograph(view: Any, stem: Path) -> None:
+    """The whole notebook, a screen at a time."""
+    view.get_by_role("main").get_by_role("heading").first.hover()
+    end = view.get_by_role("heading", name="If something went wrong")
+    for number in range(60):
+        view.wait_for_timeout(200)
+        view.screenshot(path=stem.with_name(f"{stem.name}-{number:02}.png"))
+        if (box := end.bounding_box()) and box["y"] < 600:
+            return
+        view.mouse.wheel(0, 900)
+    raise AssertionError("the end of the notebook was not reached")

@@ -175,8 +175,8 @@ slmkit.plots.confusion_matrix(counts, f"{best.label} at {chosen:.3g}; n = {found
 # ## A budget of false alarms
 #
 # Often nobody can name the costs, but somebody can say how many false alarms the desk can bear. Then the question is: how
-# much fraud is caught within that budget? **Read the last two columns**: a budget that was kept where the threshold was
-# chosen need not be kept elsewhere.
+# much fraud is caught within that budget? **Look at `false_alarm_share`**: a budget that was kept where the threshold
+# was chosen need not be kept elsewhere.
 
 # %%
 tables = []
