@@ -232,6 +232,7 @@ def test_answers_are_read_back_for_the_same_questions_only(tmp_path: Path) -> No
     assert first == again == [Generation("answer 1", 5, 3, "stop", 0.5)] * 2 and len(calls) == 1
     others = asking(3, 2)[1:]
     assert facts.kept(tmp_path / "new" / "untuned.json", others, answer)[0].text == "answer 2"
+    assert facts.kept(tmp_path / "new" / "untuned.json", others, answer, by="another")[0].text == "answer 3"
 
 
 def test_the_nearest_facts_are_those_an_encoder_finds_nearest(tiny_encoder: ModelSource) -> None:

@@ -71,12 +71,9 @@ N, LONGEST = (4, 28) if PROFILE == "tiny" else (60, 80)  # questions asked, and 
 
 split = dialogues.split("domain_dialogues", seed=0, train=HOW["train"], test_share=HOW["test_share"])
 asked = [q for q in facts.questions(split.test["dialogue"], sheet) if q.values][:N]
-print(
-    f"{len(split.train)} dialogues to learn from, {len(split.test)} held out; {len(asked)} of their questions are asked"
-)
-pd.DataFrame(
-    {"question": [q.said for q in asked], "a right answer states": [", ".join(q.values) for q in asked]}
-).head()
+print(f"{len(split.train)} dialogues to learn from, {len(split.test)} held out; {len(asked)} questions are asked")
+right = [", ".join(question.values) for question in asked]
+pd.DataFrame({"question": [q.said for q in asked], "a right answer states": right}).head()
 
 # %% [markdown]
 # ## Before: ask the model as it is
@@ -88,14 +85,14 @@ pd.DataFrame(
 MODEL, OUT = "smollm2-135m-instruct", Path(f"runs/50_fine_tune_your_domain_{PROFILE}")
 
 
-def answers_of(name: str, notes=None, **how) -> list[str]:
+def answers_of(name: str, notes=None, by: str = "", **how) -> list[str]:
     """Answers of a model to the held-out questions; those given before are read from the folder."""
 
     def ask():
         with slmkit.load(MODEL, **how) as model:
             return facts.ask(model, asked, notes=notes, max_new_tokens=LONGEST)
 
-    return [answer.text for answer in facts.kept(OUT / f"{name}.json", asked, ask)]
+    return [answer.text for answer in facts.kept(OUT / f"{name}.json", asked, ask, by=by)]
 
 
 said = {"untuned": answers_of("untuned")}
@@ -203,8 +200,8 @@ workshop.check("50.1", answer_50_1, tuned=tuned)
 # Does it sound like the desk? And is it right? Compare the numbers in the answers with the last column.
 
 # %%
-said["tuned"] = answers_of("tuned", adapter=TUNED)
-shown = {"question": [q.said for q in asked], **said, "right": [", ".join(q.values) for q in asked]}
+said["tuned"] = answers_of("tuned", by=f"loss {tuned.loss_after}", adapter=TUNED)
+shown = {"question": [q.said for q in asked], **said, "right": right}
 pd.DataFrame(shown).head(6)
 
 # %% [markdown]

@@ -167,26 +167,30 @@ def ask(
     return out
 
 
-def kept(path: Path, asked: Sequence[Question], answer: Callable[[], list[Generation]]) -> list[Generation]:
+def kept(
+    path: Path, asked: Sequence[Question], answer: Callable[[], list[Generation]], *, by: str = ""
+) -> list[Generation]:
     """Answers to these questions from a file, or else new ones, which are then written there.
 
     Parameters
     ----------
     path : Path
-        A file (.json) for one assistant; one that holds answers to other questions is written anew.
+        A file (.json); one that holds other answers is written anew.
     asked : sequence of Question
     answer : callable
         Gives one answer a question, in their order; called if there is nothing to be read.
+    by : str
+        Who answers, in words that change when the assistant does.
     """
-    turns = [[dict(turn) for turn in question.turns] for question in asked]
+    about = {"by": by, "asked": [[dict(turn) for turn in question.turns] for question in asked]}
     if path.is_file():
         told = assets.read_json(path)
-        if told.get("asked") == turns:
+        if {name: told.get(name) for name in about} == about:
             return [Generation(**each) for each in told["answers"]]
     found = answer()
     with files.on_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(path, json.dumps({"asked": turns, "answers": [asdict(each) for each in found]}, indent=1) + "\n")
+        files.replace(path, json.dumps({**about, "answers": [asdict(each) for each in found]}, indent=1) + "\n")
     return found
 
 
