@@ -48,6 +48,7 @@ _MODULES = (
     "doctor",
     "estimate",
     "metrics",
+    "playground",
     "plots",
     "report",
     "runs",

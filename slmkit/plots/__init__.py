@@ -6,6 +6,7 @@ One module a picture or a family of them; what they share (layout, colours of li
 from __future__ import annotations
 
 from slmkit.plots.bits import bits_cost
+from slmkit.plots.classroom import class_results
 from slmkit.plots.course import training_course
 from slmkit.plots.curve import learning_curve
 from slmkit.plots.explorer import accuracy_in_a_crowd
@@ -17,6 +18,7 @@ from slmkit.plots.rates import learning_rates
 from slmkit.plots.saving import save
 from slmkit.plots.scores import calibration, per_class_recall
 from slmkit.plots.threshold import confusion_matrix, threshold_cost
+from slmkit.plots.tried import label_probabilities, word_changes
 from slmkit.verdict import verdicts
 
 __all__ = [
@@ -24,8 +26,10 @@ __all__ = [
     "accuracy_vs_footprint",
     "bits_cost",
     "calibration",
+    "class_results",
     "confusion_matrix",
     "facts_vs_cost",
+    "label_probabilities",
     "learning_curve",
     "learning_rates",
     "pareto",
@@ -36,4 +40,5 @@ __all__ = [
     "threshold_cost",
     "training_course",
     "verdicts",
+    "word_changes",
 ]
