@@ -22,7 +22,7 @@ def test_sentiment_runs_offline_twice_in_one_kernel(walked: Any, record_property
     assert second.seconds < first.seconds / 2
     runs = records(kernel)
     assert Counter(r["method"] for r in runs) == {"floor": 1, "prompt": 2, "embedding": 1, "lora": 1}
-    assert {(r["n_train"], r["n_test"]) for r in runs} == {(36, 36)}
+    assert {(r["n_train"], r["n_test"]) for r in runs} == {(30, 30)}
     assert_told_beside_the_floor(first)
     assert_what_examples_changed_is_told(kernel, first)
     assert_pictures_are_of_these_runs(kernel, first)
@@ -35,7 +35,7 @@ def assert_told_beside_the_floor(executed: Executed) -> None:
     against = [s for s in said if "the floor by" in s or "does not beat the floor:" in s]
     assert len([s for s in against if "SmolLM2-135M" in s]) >= 3 and [s for s in against if "MiniLM" in s]
     (pair,) = re.findall(
-        r"^SmolLM2.* with a prompt .*shots 6.* (?:is|was) .*shots 0.*n = 36.*$", executed.printed, re.M
+        r"^SmolLM2.* with a prompt .*shots 6.* (?:is|was) .*shots 0.*n = 30.*$", executed.printed, re.M
     )
     assert "points" in pair and "p " in pair
     assert any(s.startswith("recorded: ") and "beat the floor" in s and "n = 452" in s for s in said)
@@ -50,7 +50,7 @@ def assert_what_examples_changed_is_told(kernel: Kernel, executed: Executed) -> 
     assert set(asked) == {0, 6}
     found = answers.side_by_side({"zero": asked[0], "few": asked[6]}, folder)
     moved = int((found["zero"] != found["few"]).sum())
-    assert numbers(r"^6 examples changed (\d+) of (\d+) answers", executed.printed) == [moved, 36]
+    assert numbers(r"^6 examples changed (\d+) of (\d+) answers", executed.printed) == [moved, 30]
     lean = re.findall(r"^ *(\w+): (\d+)% of the answer on average", executed.printed, flags=re.M)
     assert [name for name, _ in lean] == ["negative", "neutral", "positive"]
     assert sum(int(share) for _, share in lean) == pytest.approx(100, abs=2)
@@ -60,12 +60,12 @@ def assert_pictures_are_of_these_runs(kernel: Kernel, executed: Executed) -> Non
     tradeoff, matrix, recall, sure, asked, recorded = executed.of_type(PLOTLY)
     names = " ".join(str(trace.get("name")) for trace in tradeoff["data"])
     assert "floor" in names and "SmolLM2-135M" in names and "MiniLM" in names
-    assert sum(int(cell.split("<br>")[0]) for row in matrix["data"][0]["text"] for cell in row) == 36
+    assert sum(int(cell.split("<br>")[0]) for row in matrix["data"][0]["text"] for cell in row) == 30
     assert [trace["name"] for trace in recall["data"]] == ["negative", "neutral", "positive"]
     assert all(len(trace["hovertext"]) == 5 for trace in recall["data"])
     for figure in (sure, asked):
         subtitle = figure["layout"]["title"]["subtitle"]["text"]
-        assert "n = 36" in subtitle and "expected calibration error" in subtitle
+        assert "n = 30" in subtitle and "expected calibration error" in subtitle
         rows = [int(text.split(" rows")[0]) for trace in figure["data"] for text in trace.get("hovertext", [])]
-        assert sum(rows) == 36
+        assert sum(rows) == 30
     assert "recorded" in str(recorded["layout"]["yaxis"]["ticktext"])

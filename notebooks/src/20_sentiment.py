@@ -60,7 +60,7 @@ sentences[["text", "label"]].sample(8, random_state=20)
 
 # %%
 SETTINGS = {
-    "tiny": {"train": 36, "test": 36, "measure_s": 0.3},
+    "tiny": {"train": 30, "test": 30, "measure_s": 0.3},
     "laptop": {"train": 480, "test": 240, "measure_s": 2.0},
 }
 SLM, TASK, OUT = "smollm2-135m-instruct", "finance_sentiment", f"runs/20_sentiment_{PROFILE}"
