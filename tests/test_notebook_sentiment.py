@@ -18,9 +18,10 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 def test_sentiment_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:
     kernel = walked("20_sentiment")
     first, second = twice(kernel, "20_sentiment", record_property)
-    assert kernel.peak_bytes["20_sentiment"] <= 1.9e9
+    assert kernel.peak_bytes["20_sentiment"] <= 2.0e9  # of all processes together: what a Binder session has
     assert second.seconds < first.seconds / 2
     runs = records(kernel)
+    assert max(r["peak_ram_bytes"] for r in runs) <= 1.6e9
     assert Counter(r["method"] for r in runs) == {"floor": 1, "prompt": 2, "embedding": 1, "lora": 1}
     assert {(r["n_train"], r["n_test"]) for r in runs} == {(30, 30)}
     assert_told_beside_the_floor(first)

@@ -113,8 +113,8 @@ few_shot = slmkit.study(TASK, shots=SHOTS, **asked).runs[-1]
 said = answers.side_by_side({"zero-shot": zero_shot, "few-shot": few_shot}, OUT)
 moved = said[said["zero-shot"] != said["few-shot"]]
 print(f"{SHOTS} examples changed {len(moved)} of {len(said)} answers")
-word = {True: "right", False: "wrong"}
-pd.crosstab(*((moved[name] == moved["label"]).map(word) for name in ("zero-shot", "few-shot")))
+right = moved[["zero-shot", "few-shot"]].eq(moved["label"], axis=0).replace({True: "right", False: "wrong"})
+pd.crosstab(right["zero-shot"], right["few-shot"])
 
 # %% [markdown]
 # Changed answers are not better answers: some that were right became wrong. Look at a few. Is there a reason in the
