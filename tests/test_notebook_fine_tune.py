@@ -20,7 +20,7 @@ NAME = "50_fine_tune_your_domain"
 def test_fine_tune_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:
     kernel = walked(NAME)
     first, second = twice(kernel, NAME, record_property)
-    assert kernel.peak_bytes[NAME] <= 2.0e9
+    assert kernel.peak_bytes[NAME] <= 2.2e9  # while merging
     folder = kernel.folder / "runs" / f"{NAME}_tiny"
     assert_it_was_stopped_and_went_on(folder, first, second)
     assert_answers_are_scored_with_n(kernel, folder, first)
