@@ -167,8 +167,8 @@ print(f"{tuned.n_train} answers learned in {len(tuned.history)} steps")
 slmkit.plots.training_course(tuned.history)
 
 # %% [markdown]
-# **The trap:** the loss in the picture is that of the answers it learns from. It falls in any case. What counts is what it
-# finds of answers that it did not learn:
+# **The trap:** the loss in the picture is that of the answers it learns from. With enough passes it falls in any case. What
+# counts is what it finds of answers that it did not learn:
 
 # %%
 print("perplexity of held-out answers:", tuned.learned)
@@ -241,9 +241,9 @@ answer_50_2 = sum(value in taught for value in wanted) / len(wanted)
 workshop.check("50.2", answer_50_2, wanted=wanted, taught=taught)
 
 # %% [markdown]
-# In profile `tiny` two dozen dialogues were read: most of the facts asked for were in none of them, and no training can
-# teach what it was not shown. In `laptop` all dialogues are learned. Two things stay true with any model of this size: it
-# learns the **tone** long before the **facts**, and facts that change belong into the prompt, not into the weights.
+# In profile `tiny` two dozen dialogues were read: most of the facts asked for were in none of them, and no training can teach
+# what it was not shown. In `laptop` all dialogues are learned, and every fact asked for was taught in other words. Expect
+# the **tone** before the **facts**, and measure it. Facts that change next month belong into the prompt, not into the weights.
 #
 # ## What did it forget?
 #
