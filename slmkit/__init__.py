@@ -41,6 +41,7 @@ _MODULES = (
     "adapters",
     "backends",
     "bitcosts",
+    "cascade",
     "catalog",
     "classify",
     "data",
@@ -52,6 +53,7 @@ _MODULES = (
     "runs",
     "tasks",
     "thresholds",
+    "tradeoffs",
 )
 __all__ = [*_WHERE, *_MODULES]
 

@@ -23,7 +23,7 @@ FLOORS = {
     3: "__main__ commands console report study curves evaluate bulk",
     2: """
         estimator classify training tuning finetune guard cascade
-        runs bitcosts verdict plots cards datasheets workshop
+        runs bitcosts tradeoffs verdict plots cards datasheets workshop
     """,
     1: "backends tasks footprint estimate prequantise modelcards jobs doctor ledger",
     0: """

@@ -6,11 +6,13 @@ One module a picture or a family of them; what they share (layout, colours of li
 from __future__ import annotations
 
 from slmkit.plots.bits import bits_cost
+from slmkit.plots.cascade import cascade_curve
 from slmkit.plots.curve import learning_curve
 from slmkit.plots.explorer import accuracy_in_a_crowd
 from slmkit.plots.facts import facts_vs_cost
 from slmkit.plots.fit import predicted_vs_measured
 from slmkit.plots.footprint import accuracy_vs_footprint, pareto
+from slmkit.plots.memory import memory_by_layer
 from slmkit.plots.rates import learning_rates
 from slmkit.plots.scores import calibration, per_class_recall
 from slmkit.plots.threshold import confusion_matrix, threshold_cost
@@ -21,10 +23,12 @@ __all__ = [
     "accuracy_vs_footprint",
     "bits_cost",
     "calibration",
+    "cascade_curve",
     "confusion_matrix",
     "facts_vs_cost",
     "learning_curve",
     "learning_rates",
+    "memory_by_layer",
     "pareto",
     "per_class_recall",
     "predicted_vs_measured",
