@@ -54,6 +54,7 @@ _MODULES = (
     "tasks",
     "thresholds",
     "tradeoffs",
+    "writing",
 )
 __all__ = [*_WHERE, *_MODULES]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,14 @@ from slmkit.tuning import values
 RESAMPLES = 10_000
 Turns = tuple[Mapping[str, str], ...]
 Notes = Callable[["Question"], Sequence[str]]
+
+
+class Embeds(Protocol):
+    """What turns texts into vectors: an encoder, or word counts."""
+
+    def embed(self, texts: Sequence[str], /) -> np.ndarray:
+        """Shape (n_texts, any width)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -173,7 +181,7 @@ def with_notes(turns: Turns, notes: Sequence[str]) -> Turns:
     return (*turns[:-1], {"role": last["role"], "content": content})
 
 
-def nearest(encoder: LanguageModel, facts: Sequence[str], k: int) -> Notes:
+def nearest(encoder: Embeds, facts: Sequence[str], k: int) -> Notes:
     """A search for the `k` facts nearest to all that was said, by the cosine of an encoder's vectors, nearest first."""
     if not 1 <= k <= len(facts):
         raise InputError(f"k must be between 1 and the {len(facts)} facts; got {k}")
