@@ -208,13 +208,24 @@ def real_model() -> str:
 
 
 @pytest.fixture(scope="session")
-def start_here(tmp_path_factory: pytest.TempPathFactory, closed_world: None) -> Any:
-    """The kernel in which the first notebook runs twice, once for all tests that look at what it leaves."""
+def walked(tmp_path_factory: pytest.TempPathFactory, closed_world: None) -> Callable[[str], Any]:
+    """Gives the kernel in which a notebook ran twice, once for all tests that look at what it leaves."""
     from notebook_kernel import Kernel
 
-    kernel = Kernel(tmp_path_factory.mktemp("start-here"))
-    kernel.passes("00_start_here", 2)
-    return kernel
+    kernels: dict[str, Kernel] = {}
+
+    def get(name: str) -> Kernel:
+        kernel = kernels.setdefault(name, Kernel(tmp_path_factory.mktemp(name)))
+        kernel.passes(name, 2)
+        return kernel
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def start_here(walked: Callable[[str], Any]) -> Any:
+    """The kernel of the first notebook."""
+    return walked("00_start_here")
 
 
 def _decoder(folder: Path, *, chat: bool) -> ModelSource:

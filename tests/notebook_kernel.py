@@ -1,4 +1,4 @@
-"""A kernel of its own for one notebook, cut off from the network, and what its cells put out.
+"""A kernel of its own for one notebook, cut off from the network, and what its cells put out and leave behind.
 
 The kernel and all processes it starts can reach nothing but this machine: a `sitecustomize` in front of their path
 refuses every other address.
@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import re
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
 
 ROOT = Path(__file__).resolve().parent.parent
+PLOTLY = "application/vnd.plotly.v1+json"
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ONLY_LOOPBACK = """
 import socket
@@ -75,22 +80,25 @@ class Kernel:
         (guard / "sitecustomize.py").write_text(ONLY_LOOPBACK, encoding="utf-8")
         path = os.pathsep.join([str(guard), str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         self._passed: dict[str, list[Executed]] = {}
+        self.peak_bytes: dict[str, int] = {}
         self.env = {**os.environ, "PYTHONPATH": path, "SLMKIT_PROFILE": "tiny"}
 
     def passes(self, name: str, n: int) -> list[Executed]:
-        """Run all cells of a notebook n times, one pass after the other, in the same kernel; asked again, the same."""
+        """Run all cells of a notebook n times, one pass after the other, in the same kernel; asked again, the same.
+
+        The folder then holds the notebook with the last pass's outputs.
+        """
         if name not in self._passed:
             self._passed[name] = self._run(ROOT / "notebooks" / f"{name}.ipynb", n)
         return self._passed[name]
 
     def _run(self, notebook: Path, n: int) -> list[Executed]:
-        shutil.copy(notebook, self.folder)
         book = nbformat.read(notebook, as_version=4)
         probe = nbformat.v4.new_code_cell(PROBE)
         book.cells.append(probe)
         client = nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(self.folder)}})
         found = []
-        with client.setup_kernel(env=self.env, cwd=str(self.folder)):
+        with client.setup_kernel(env=self.env, cwd=str(self.folder)), watching(client.km.provisioner.pid) as peak:
             client.execute_cell(probe, len(book.cells) - 1)
             assert "blocked by the test: 192.0.2.1" in probe.outputs[0].text
             for _ in range(n):
@@ -99,4 +107,76 @@ class Kernel:
                     client.execute_cell(cell, index)
                 cells = json.loads(json.dumps(book.cells[:-1]))
                 found.append(Executed([nbformat.from_dict(c) for c in cells], time.monotonic() - started))
+        self.peak_bytes[notebook.stem] = max(peak)
+        del book.cells[-1]
+        nbformat.write(book, self.folder / notebook.name)
         return found
+
+
+@contextmanager
+def watching(pid: int) -> Iterator[list[int]]:
+    """Resident bytes of a process and all it started, four times a second: the processes' sum, so shared pages count
+    more than once."""
+    seen, done = [0], threading.Event()
+
+    def look() -> None:
+        while not done.wait(0.25):
+            with suppress(psutil.Error):
+                kernel = psutil.Process(pid)
+                seen.append(sum(_resident(p) for p in (kernel, *kernel.children(recursive=True))))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        done.set()
+        thread.join()
+
+
+def _resident(process: psutil.Process) -> int:
+    """0 of one that has just ended."""
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
+
+
+def assert_clean(executed: Executed) -> None:
+    """No error, no traceback in what was printed or shown; nbclient stays green when a callback fails."""
+    assert [o for o in executed.outputs if o.output_type == "error"] == []
+    shown = [o.text for o in executed.outputs if o.output_type == "stream"] + executed.of_type("text/plain")
+    assert not [text for text in shown if "Traceback (most recent call last)" in text]
+
+
+def twice(kernel: Kernel, name: str, record_property: Any) -> tuple[Executed, Executed]:
+    """Two passes of one notebook: clean, the first line as promised, the second with the tables of the first."""
+    first, second = kernel.passes(name, 2)
+    record_property("first_pass_s", round(first.seconds, 1))
+    record_property("second_pass_s", round(second.seconds, 1))
+    record_property("all_processes_peak_mb", round(kernel.peak_bytes[name] / 1e6))
+    for executed in (first, second):
+        assert_clean(executed)
+    assert re.match(
+        r"slmkit \d\S* \| Python 3\.\d+\.\d+ \| torch \S+ \| .*memory limit \d.*\| profile tiny\n", first.printed
+    )
+    # Finished runs are taken from the folder: the same figures, without measuring again.
+    assert second.of_type("text/html") == first.of_type("text/html")
+    return first, second
+
+
+def records(kernel: Kernel) -> list[dict[str, Any]]:
+    """The records of all runs that the notebook left in its folder."""
+    found = [json.loads(p.read_text(encoding="utf-8")) for p in (kernel.folder / "runs").rglob("*.json")]
+    return [r for r in found if isinstance(r, dict) and "run_id" in r]
+
+
+def numbers(pattern: str, printed: str) -> list[int]:
+    """The whole numbers that the groups of a pattern find in what was printed."""
+    found = re.search(pattern, printed, flags=re.MULTILINE)
+    assert found, f"nothing printed fits {pattern!r}:\n{printed}"
+    return [int(group) for group in found.groups()]
+
+
+def sentences(printed: str) -> list[str]:
+    return re.findall(r"^- (.+)$", printed, flags=re.MULTILINE)

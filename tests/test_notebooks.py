@@ -11,53 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from notebook_kernel import NOTEBOOKS, Executed, Kernel, nbformat
-
-PLOTLY = "application/vnd.plotly.v1+json"
-
-
-@pytest.fixture
-def kernel(tmp_path: Path) -> Kernel:
-    return Kernel(tmp_path)
-
-
-def assert_clean(executed: Executed) -> None:
-    """No error, no traceback in what was printed or shown; nbclient stays green when a callback fails."""
-    assert [o for o in executed.outputs if o.output_type == "error"] == []
-    shown = [o.text for o in executed.outputs if o.output_type == "stream"] + executed.of_type("text/plain")
-    assert not [text for text in shown if "Traceback (most recent call last)" in text]
-
-
-def twice(kernel: Kernel, name: str, record_property: Any) -> tuple[Executed, Executed]:
-    """Two passes of one notebook: clean, the first line as promised, the second with the tables of the first."""
-    first, second = kernel.passes(name, 2)
-    record_property("first_pass_s", round(first.seconds, 1))
-    record_property("second_pass_s", round(second.seconds, 1))
-    for executed in (first, second):
-        assert_clean(executed)
-    assert re.match(
-        r"slmkit \d\S* \| Python 3\.\d+\.\d+ \| torch \S+ \| .*memory limit \d.*\| profile tiny\n", first.printed
-    )
-    # Finished runs are taken from the folder: the same figures, without measuring again.
-    assert second.of_type("text/html") == first.of_type("text/html")
-    return first, second
-
-
-def records(kernel: Kernel) -> list[dict[str, Any]]:
-    """The records of all runs that the notebook left in its folder."""
-    found = [json.loads(p.read_text(encoding="utf-8")) for p in (kernel.folder / "runs").rglob("*.json")]
-    return [r for r in found if isinstance(r, dict) and "run_id" in r]
-
-
-def numbers(pattern: str, printed: str) -> list[int]:
-    """The whole numbers that the groups of a pattern find in what was printed."""
-    found = re.search(pattern, printed, flags=re.MULTILINE)
-    assert found, f"nothing printed fits {pattern!r}:\n{printed}"
-    return [int(group) for group in found.groups()]
-
-
-def sentences(printed: str) -> list[str]:
-    return re.findall(r"^- (.+)$", printed, flags=re.MULTILINE)
+from notebook_kernel import NOTEBOOKS, PLOTLY, Executed, Kernel, nbformat, numbers, records, sentences, twice
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
@@ -85,7 +39,8 @@ def test_start_here_runs_offline_twice_in_one_kernel(start_here: Kernel, record_
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_your_data_runs_offline_twice_in_one_kernel(kernel: Kernel, record_property: Any) -> None:
+def test_your_data_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:
+    kernel = walked("10_your_data")
     first, second = twice(kernel, "10_your_data", record_property)
     assert [o.text for o in first.outputs if o.output_type == "stream" and o.name == "stderr"] == []
     assert first.of_type(PLOTLY) == second.of_type(PLOTLY) and len(first.of_type(PLOTLY)) == 1
@@ -106,7 +61,8 @@ def test_your_data_runs_offline_twice_in_one_kernel(kernel: Kernel, record_prope
 
 @pytest.mark.real
 @pytest.mark.slow
-def test_four_bits_runs_offline_twice_in_one_kernel(kernel: Kernel, record_property: Any) -> None:
+def test_four_bits_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:
+    kernel = walked("40_four_bits")
     first, second = twice(kernel, "40_four_bits", record_property)
     n_runs, n_failed, peak = numbers(r"^(\d+) runs, (\d+) failed; at most (\d+) MB in one process", first.printed)
     record_property("peak_mb", peak)
