@@ -23,7 +23,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from slmkit import assets, backends, files, footprint, metrics, overlap, text
 from slmkit.backends.base import Generation
 from slmkit.errors import AssetError, InputError, unknown
-from slmkit.tuning import values
+from slmkit.tuning import facts, values
+from slmkit.tuning.facts import Question
 
 FILE = "answers.json"
 SUMMARY_WORDS = 25  # of an answer that count: a text repeated as a whole states everything
@@ -116,8 +117,8 @@ def answers(
     """
     place = Path(out) / FILE
     source = assets.resolve(model)
-    facts = {"model": model, "revision": source.revision, "bits": bits, "backend": backend, "tokens": max_new_tokens}
-    keys = [_key(facts, turns) for turns in asked]
+    told = {"model": model, "revision": source.revision, "bits": bits, "backend": backend, "tokens": max_new_tokens}
+    keys = [_key(told, turns) for turns in asked]
     kept = _kept(place)
     missing = [i for i, key in enumerate(keys) if key not in kept]
     if missing:
@@ -126,7 +127,7 @@ def answers(
         with backends.load(model, bits=bits, backend=backend) as loaded:
             for i in missing:
                 (answer,) = loaded.generate([loaded.dialogue_prompt(asked[i])], max_new_tokens)
-                kept[keys[i]] = {**asdict(answer), **facts, "cpu": machine["cpu"], "cores": machine["cores"]}
+                kept[keys[i]] = {**asdict(answer), **told, "cpu": machine["cpu"], "cores": machine["cores"]}
                 files.replace(place, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
                 if progress is not None:
                     progress(sum(key in kept for key in keys), len(keys))
@@ -181,7 +182,34 @@ def table(job: str, given: Mapping[str, Sequence[str]], asked: pd.DataFrame) -> 
     return pd.DataFrame([_row(writer, found, every[name]) for writer, found in every.items()])
 
 
-def sentences(job: str, found: pd.DataFrame) -> list[str]:
+def fact_table(given: Mapping[str, Sequence[str]], asked: Sequence[Question], sheet: pd.DataFrame) -> pd.DataFrame:
+    """The columns of `table` for assistants: the share of the values asked for that each one's answers state.
+
+    Parameters
+    ----------
+    given : mapping of str to sequence of str
+        Answers of each assistant to every question. The first is what the others are compared with, the floor.
+    asked : sequence of Question
+        Of `facts.questions`; n is the number of values they ask for.
+    sheet : DataFrame
+        Columns fact and value.
+
+    Returns
+    -------
+    DataFrame
+        And `invented`: the share of all answers with an amount, a time or a number that stands nowhere.
+    """
+    floor_name, *_ = given
+    found = []
+    for writer, said in given.items():
+        scored = facts.score(said, asked, sheet)
+        row = {"writer": writer, "n": scored.n_facts, "score": scored.recall, "low": scored.low, "high": scored.high}
+        pair = None if writer == floor_name else facts.compare(said, given[floor_name], asked)
+        found.append({**row, **_against(pair), "invented": scored.invented})
+    return pd.DataFrame(found)
+
+
+def sentences(found: pd.DataFrame) -> list[str]:
     """A `table` in words."""
     said = []
     for row in found.to_dict("records"):
@@ -259,8 +287,8 @@ def _known(job: str) -> Job:
     return JOBS[job]
 
 
-def _key(facts: Mapping[str, Any], turns: Turns) -> str:
-    document = json.dumps([facts, [dict(turn) for turn in turns]], sort_keys=True)
+def _key(told: Mapping[str, Any], turns: Turns) -> str:
+    document = json.dumps([told, [dict(turn) for turn in turns]], sort_keys=True)
     return hashlib.sha256(document.encode()).hexdigest()[:24]
 
 
@@ -277,10 +305,14 @@ def _row(writer: str, found: np.ndarray, against: np.ndarray) -> dict[str, Any]:
     whole = bool(np.isin(found, (0.0, 1.0)).all())
     low, high = metrics.wilson(int(found.sum()), len(found)) if whole else overlap.mean(found)[1:]
     row = {"writer": writer, "n": len(found), "score": float(found.mean()), "low": low, "high": high}
-    names = ("points", "points_low", "points_high")
     if found is against:
-        return {**row, **dict.fromkeys(names), "p": None}
-    pair = metrics.mcnemar(found == 1, against == 1) if whole and np.isin(against, (0.0, 1.0)).all() else None
-    pair = pair or overlap.compare(found, against)
-    ends = (100 * pair[name] for name in ("difference", "low", "high"))
-    return {**row, **dict(zip(names, ends, strict=True)), "p": pair["p"]}
+        return {**row, **_against(None)}
+    both = whole and bool(np.isin(against, (0.0, 1.0)).all())
+    return {**row, **_against(metrics.mcnemar(found == 1, against == 1) if both else overlap.compare(found, against))}
+
+
+def _against(pair: Mapping[str, float] | None) -> dict[str, float | None]:
+    """The difference to the floor in points with its ends, and p; None for the floor itself."""
+    names = {"points": "difference", "points_low": "low", "points_high": "high"}
+    ends = {name: None if pair is None else 100 * pair[key] for name, key in names.items()}
+    return {**ends, "p": None if pair is None else pair["p"]}

@@ -9,6 +9,7 @@ import slmkit
 from slmkit import plots
 from slmkit.errors import InputError
 from slmkit.estimate import layers
+from slmkit.estimate.several import side_by_side
 
 
 def sums(found: slmkit.estimate.Estimate) -> dict[str, int]:
@@ -77,3 +78,16 @@ def test_text_from_outside_is_escaped_and_a_table_without_its_columns_is_refused
     assert "<img" not in shown and "\\u003cimg" not in shown
     with pytest.raises(InputError, match="the table of layers must have rows and the columns layer, group, n_bytes"):
         plots.memory_by_layer(frame.drop(columns="group"))
+
+
+def test_models_stand_side_by_side_with_what_each_would_take() -> None:
+    found = side_by_side(
+        ["smollm2-135m-instruct", "mistral-7b-instruct-v0.3"], method="generate", limit_bytes=4 * 10**9
+    )
+    assert found["bits"].tolist() == [16, 4, 16, 4] and found["fits"].tolist() == ["yes", "yes", "no", "no"]
+    one = slmkit.estimate("mistral-7b-instruct-v0.3", bits=4, method="generate", limit_bytes=4 * 10**9)
+    last = found.iloc[3]
+    assert (last["peak_GB"], last["stored_GB"]) == (one.peak_bytes / 1e9, one.stored_bytes / 1e9)
+    assert (last["from_per_s"], last["to_per_s"]) == one.times.written_per_s
+    read = side_by_side(["minilm"], bits=[16]).iloc[0]
+    assert read["to_per_s"] == slmkit.estimate("minilm").times.tokens_per_s[1]

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import slmkit_data
 
-from slmkit import data, overlap, writing
+from slmkit import data, overlap, plots, writing
 from slmkit.assets import ModelSource
 from slmkit.errors import AssetError, InputError
 from slmkit.tuning import facts, values
@@ -56,7 +56,7 @@ def test_a_reference_is_right_and_the_floor_is_not(job: str) -> None:
     assert reference["score"] == 1 and reference["n"] == len(asked) and reference["p"] < 0.01
     assert floor["writer"] == f"floor: {writing.JOBS[job].floor_rule}" and floor["score"] < 0.5
     assert floor["low"] < floor["score"] < floor["high"]
-    first, second = writing.sentences(job, found)
+    first, second = writing.sentences(found)
     assert "against the floor" not in first and "; against the floor +" in second and ", p < 0.0" in second
 
 
@@ -108,6 +108,33 @@ def test_word_counts_find_the_fact_that_shares_words() -> None:
     find = facts.nearest(writing.WordCounts(sheet), sheet, 2)
     asked = facts.Question(({"role": "user", "content": "What does a new card cost me?"},), "", ())
     assert find(asked)[0] == sheet[1]
+
+
+def test_assistants_are_compared_with_the_first_of_them() -> None:
+    sheet = pd.DataFrame({"fact": [f"Card {i} costs {i}5 euros." for i in range(1, 9)]})
+    sheet["value"] = [f"{i}5 euros" for i in range(1, 9)]
+    asked = [facts.Question(({"role": "user", "content": "How much?"},), "", (value,)) for value in sheet["value"]]
+    given = {"floor": ["I cannot say."] * 8, "assistant": [f"It is {value}." for value in sheet["value"]]}
+    floor, assistant = writing.fact_table({**given, "liar": ["It is 99 euros."] * 8}, asked, sheet).to_dict("records")[
+        :2
+    ]
+    assert (floor["score"], assistant["score"], assistant["n"], assistant["points"]) == (0, 1, 8, 100)
+    assert assistant["p"] < 0.02 and assistant["invented"] == 0 and pd.isna(floor["p"])
+    assert (liar["score"], liar["invented"], liar["p"]) == (0, 1, 1)
+
+
+def test_the_picture_has_a_line_a_job_and_an_interval_a_writer() -> None:
+    asked = writing.rows("tutor", 6)
+    given = {"SmolLM2 <img src=x>": ["60"] + ["0"] * 5}
+    parts = [writing.table("tutor", given, asked).assign(job="tutor")]
+    parts.append(parts[0].assign(job="another", score=[0.2, 0.4]))
+    figure = plots.writing_scores(pd.concat(parts))
+    floor, model = figure.data
+    assert floor.name == "floor" and len(floor.x) == 2 and model.x[0] == pytest.approx(100 / 6)
+    assert figure.layout.yaxis.ticktext == ("tutor, n = 6", "another, n = 6")
+    assert model.error_x.array[0] > 20 and "<img" not in model.name and "(%)" in figure.layout.xaxis.title.text
+    with pytest.raises(InputError, match="the table of writing jobs must have rows and the columns job"):
+        plots.writing_scores(parts[0].drop(columns="job"))
 
 
 def test_the_card_and_the_texts_are_as_they_should_be() -> None:

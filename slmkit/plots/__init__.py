@@ -16,6 +16,7 @@ from slmkit.plots.memory import memory_by_layer
 from slmkit.plots.rates import learning_rates
 from slmkit.plots.scores import calibration, per_class_recall
 from slmkit.plots.threshold import confusion_matrix, threshold_cost
+from slmkit.plots.writing import writing_scores
 from slmkit.verdict import verdicts
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "predicted_vs_measured",
     "threshold_cost",
     "verdicts",
+    "writing_scores",
 ]

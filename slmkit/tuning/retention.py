@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from slmkit import footprint, metrics, text
+from slmkit.tuning.remembered import Remembered
 
 RESAMPLES = 2000
 FACTS = "model revision backend bits scheme device n_parameters stored_bytes adapter_bytes"
@@ -77,6 +78,7 @@ def _ratio(name: str, above: int, below: int, above_drawn: np.ndarray, below_dra
 
 def costs(classifier: Any, texts: Sequence[str], seconds: float) -> dict[str, Any]:
     """What a fitted classifier is and, if `seconds` is above 0, what it costs on these texts; unknown is None."""
+    classifier = classifier.classifier if isinstance(classifier, Remembered) else classifier
     facts = classifier.facts() if hasattr(classifier, "facts") else {}
     found: dict[str, Any] = {"class": type(classifier).__name__, **{name: facts.get(name) for name in FACTS.split()}}
     if seconds > 0:
