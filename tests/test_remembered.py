@@ -13,7 +13,20 @@ from slmkit.tuning import retention
 from slmkit.tuning.distil import distill
 from slmkit.tuning.remembered import Remembered
 
-WORDS = "desk river march copper lemon signal garden winter paper engine bridge coffee north button salad".split()
+WORDS = [
+    "desk",
+    "river",
+    "march",
+    "copper",
+    "lemon",
+    "signal",
+    "garden",
+    "winter",
+    "paper",
+    "engine",
+    "bridge",
+    "coffee",
+]
 RNG = np.random.default_rng(0)
 TEXTS = [" ".join([*RNG.permutation(WORDS)[:6], "rose" if i % 2 else "fell"]) for i in range(40)]
 LABELS = ["up" if i % 2 else "down" for i in range(40)]

@@ -115,9 +115,8 @@ def test_assistants_are_compared_with_the_first_of_them() -> None:
     sheet["value"] = [f"{i}5 euros" for i in range(1, 9)]
     asked = [facts.Question(({"role": "user", "content": "How much?"},), "", (value,)) for value in sheet["value"]]
     given = {"floor": ["I cannot say."] * 8, "assistant": [f"It is {value}." for value in sheet["value"]]}
-    floor, assistant = writing.fact_table({**given, "liar": ["It is 99 euros."] * 8}, asked, sheet).to_dict("records")[
-        :2
-    ]
+    found = writing.fact_table({**given, "liar": ["It is 99 euros."] * 8}, asked, sheet)
+    floor, assistant, liar = found.to_dict("records")
     assert (floor["score"], assistant["score"], assistant["n"], assistant["points"]) == (0, 1, 8, 100)
     assert assistant["p"] < 0.02 and assistant["invented"] == 0 and pd.isna(floor["p"])
     assert (liar["score"], liar["invented"], liar["p"]) == (0, 1, 1)
