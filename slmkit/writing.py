@@ -256,7 +256,7 @@ def _stated(answer: str, row: Mapping[str, Any]) -> float:
 JOBS = {
     "translation": Job(
         "Translate this German sentence into English. Answer with the English sentence only.",
-        40,
+        32,
         "likeness to the reference (chrF)",
         lambda answer, row: overlap.chrf(answer, row["reference"]),
         lambda passage: passage,
@@ -264,7 +264,7 @@ JOBS = {
     ),
     "summary": Job(
         "Sum up this text in one sentence.",
-        64,
+        48,
         f"share of the important values that its first {SUMMARY_WORDS} words state",
         _stated,
         first_words,
@@ -272,7 +272,7 @@ JOBS = {
     ),
     "tutor": Job(
         "Work this out step by step and end with the number.",
-        96,
+        64,
         "whether the last number is right",
         lambda answer, row: float(last_number(answer) == Decimal(row["reference"])),
         _number_sum,

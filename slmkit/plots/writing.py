@@ -1,4 +1,4 @@
-"""Picture of writing jobs: what a model scores at each, beside a rule without a model."""
+"""Picture of scores side by side: who reaches what at each of several jobs, with intervals."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ FLOOR = "floor"
 _STYLES = (("#7a7a7a", "x"), ("#0072B2", "circle"), ("#D55E00", "diamond"), ("#009E73", "square"))
 
 
-def writing_scores(frame: pd.DataFrame) -> go.Figure:
+def writing_scores(
+    frame: pd.DataFrame, title: str = "What a model writes, against a rule without one", unit: str = "Score (%)"
+) -> go.Figure:
     """Scores of writers at each job in percent, with their 95 % intervals, one line a job.
 
     Parameters
     ----------
     frame : DataFrame
         Of `slmkit.writing.table`, several of them with a column job; a writer whose name begins with "floor" is one
-        series, whatever its rule.
+        series, whatever its rule. Or of `retention.scores`, where a line is a student.
+    title, unit : str
 
     Raises
     ------
@@ -35,10 +38,10 @@ def writing_scores(frame: pd.DataFrame) -> go.Figure:
         [_markers(frame[series == writer], str(writer), jobs, i, len(writers)) for i, writer in enumerate(writers)]
     )
     sizes = {str(row["job"]): int(row["n"]) for row in frame.to_dict("records")}
-    figure.update_layout(base_layout("What a model writes, against a rule without one", "bars are 95 % intervals"))
+    figure.update_layout(base_layout(text.escape(title, 90), "bars are 95 % intervals"))
     figure.update_layout(
         height=190 + 70 * len(jobs),
-        xaxis={"title": {"text": "Score (%)"}, "range": [-2, 102], "gridcolor": FAINT, "zeroline": False},
+        xaxis={"title": {"text": text.escape(unit, 60)}, "range": [-2, 102], "gridcolor": FAINT, "zeroline": False},
         yaxis={
             "range": [len(jobs) - 0.5, -0.5],
             "tickvals": list(range(len(jobs))),
