@@ -6,17 +6,18 @@ accuracies, so luck puts some on it; whether two differ is a question of its own
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
-from slmkit import text
+from slmkit import metrics, text
 from slmkit.errors import InputError
 from slmkit.plots.footprint import pareto
-from slmkit.runs import Run
+from slmkit.runs import Run, read_probabilities
 from slmkit.runs.configurations import (
     FOOTPRINTS,
     Configuration,
@@ -26,7 +27,7 @@ from slmkit.runs.configurations import (
     machine_name,
     setups,
 )
-from slmkit.runs.pairs import compare, interval
+from slmkit.runs.pairs import Comparison
 
 
 def fronts(runs: Iterable[Run] | pd.DataFrame) -> pd.DataFrame:
@@ -104,29 +105,44 @@ def pairs(runs: Iterable[Run] | pd.DataFrame, folder: Path) -> pd.DataFrame:
     """
     rows = []
     for group in setups(as_runs(runs)):
+        answers = {run.run_id: _hits(run, folder) for run in group}
         for a, b in combinations(configurations(group), 2):
-            shared = [seed for seed in a.seeds if seed in b.seeds]
-            span = interval(a, b, folder) if shared else None
-            if span is None:
-                continue
-            found = compare(a, b, lambda run: None, folder)
-            one, two = a.seeds[shared[0]], b.seeds[shared[0]]
-            overlap = one.accuracy_low <= two.accuracy_high and two.accuracy_low <= one.accuracy_high
-            rows.append(
-                {
-                    "first": a.name,
-                    "second": b.name,
-                    "n": one.n_test,
-                    "points": found.points,
-                    "low": 100 * span[0],
-                    "high": 100 * span[1],
-                    "p": found.known[0] if len(found.known) == 1 else None,
-                    "test": found.test,
-                    "intervals_overlap": overlap,
-                    "differ": found.significant,
-                }
-            )
+            row = _pair(a, b, answers)
+            rows += [row] if row else []
     return pd.DataFrame(rows)
+
+
+def _pair(a: Configuration, b: Configuration, answers: Mapping[str, pd.Series | None]) -> dict[str, Any] | None:
+    """One row of `pairs`; None where a seed that both have cannot be compared row by row, or there is none."""
+    shared = [(a.seeds[seed], b.seeds[seed]) for seed in a.seeds if seed in b.seeds]
+    known = [(answers[one.run_id], answers[two.run_id]) for one, two in shared]
+    told = [(x, y) for x, y in known if x is not None and y is not None and x.index.equals(y.index)]
+    if not told or len(told) < len(shared):
+        return None
+    tests = [metrics.mcnemar(x.to_numpy(), y.to_numpy()) for x, y in told]
+    p_values = tuple(test["p"] for test in tests)
+    found = Comparison(fmean(x.mean() for x, _ in told), fmean(y.mean() for _, y in told), p_values)
+    one, two = shared[0]
+    return {
+        "first": a.name,
+        "second": b.name,
+        "n": one.n_test,
+        "points": found.points,
+        **{end: 100 * fmean(test[end] for test in tests) for end in ("low", "high")},
+        "p": p_values[0] if len(p_values) == 1 else None,
+        "test": found.test,
+        "intervals_overlap": one.accuracy_low <= two.accuracy_high and two.accuracy_low <= one.accuracy_high,
+        "differ": found.significant,
+    }
+
+
+def _hits(run: Run, folder: Path) -> pd.Series | None:
+    """Whether each row was right, by the row; None without probabilities."""
+    try:
+        frame = read_probabilities(run, folder).set_index("row").sort_index()
+    except InputError:
+        return None
+    return frame["predicted"] == frame["label"]
 
 
 def break_even_rows(quick_to_fit: Run, quick_to_run: Run) -> float | None:

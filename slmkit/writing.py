@@ -116,8 +116,7 @@ def answers(
         `seconds` as they were when the answer was written.
     """
     place = Path(out) / FILE
-    source = assets.resolve(model)
-    told = {"model": model, "revision": source.revision, "bits": bits, "backend": backend, "tokens": max_new_tokens}
+    told = _told(model, bits, backend, max_new_tokens)
     keys = [_key(told, turns) for turns in asked]
     kept = _kept(place)
     missing = [i for i, key in enumerate(keys) if key not in kept]
@@ -133,6 +132,38 @@ def answers(
                     progress(sum(key in kept for key in keys), len(keys))
     names = Generation.__dataclass_fields__
     return [Generation(**{name: kept[key][name] for name in names}) for key in keys]
+
+
+def partly_recorded(
+    model: str, asked: Sequence[Turns], out: str | Path, *, live: int | None, max_new_tokens: int = 64
+) -> tuple[list[str], str]:
+    """Answers of which the first `live` are written here and now, the others were recorded and come with slmkit.
+
+    Parameters
+    ----------
+    model, asked, out, max_new_tokens
+        As `answers` takes them.
+    live : int or None
+        None asks everything here.
+
+    Returns
+    -------
+    texts : list of str
+    origin : str
+        Where they come from, in words: belongs beside every score of them.
+
+    Raises
+    ------
+    InputError
+        Answers that are neither asked here nor recorded: another model or revision, other texts.
+    """
+    n = len(asked) if live is None else min(live, len(asked))
+    here = answers(model, asked[:n], out, max_new_tokens=max_new_tokens)
+    said = f"{n} written here"
+    if n == len(asked):
+        return [answer.text for answer in here], said
+    kept, where = _recorded(model, asked[n:], max_new_tokens)
+    return [*(answer.text for answer in here), *kept], f"{said}, {len(kept)} recorded on {where}"
 
 
 def floor(job: str, texts: Sequence[str]) -> list[str]:
@@ -285,6 +316,28 @@ def _known(job: str) -> Job:
     if job not in JOBS:
         raise unknown("job", job, JOBS)
     return JOBS[job]
+
+
+def _told(model: str, bits: int | None, backend: str | None, max_new_tokens: int) -> dict[str, Any]:
+    """What makes an answer this one and no other, beside what was asked."""
+    revision = assets.resolve(model).revision
+    return {"model": model, "revision": revision, "bits": bits, "backend": backend, "tokens": max_new_tokens}
+
+
+def _recorded(model: str, asked: Sequence[Turns], max_new_tokens: int) -> tuple[list[str], str]:
+    """Shipped answers, and the machines they were written on."""
+    from slmkit_data import path
+
+    kept, told = _kept(path("answers") / FILE), _told(model, None, None, max_new_tokens)
+    keys = [_key(told, turns) for turns in asked]
+    if missing := sum(key not in kept for key in keys):
+        raise InputError(
+            f"{missing} of {len(keys)} answers of {model!r} are not among those recorded with slmkit: ask for all of them "
+            "here (live=None)"
+        )
+    found = [kept[key] for key in keys]
+    machines = sorted({f"{one['cpu']}, {one['cores']} cores" for one in found})
+    return [str(one["text"]) for one in found], "; ".join(text.clean(name, 80) for name in machines)
 
 
 def _key(told: Mapping[str, Any], turns: Turns) -> str:
