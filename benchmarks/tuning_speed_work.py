@@ -46,8 +46,15 @@ def peer(train: Rows, test: Rows, how: dict[str, Any]) -> dict[str, Any]:
         how["folder"], num_labels=len(labels), dtype=getattr(torch, how["dtype"])
     )
     model.config.pad_token_id = tokenizer.pad_token_id
+    linear = {name.rsplit(".", 1)[-1] for name, m in model.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    blocks = model.config.num_hidden_layers
     lora = LoraConfig(
-        task_type="SEQ_CLS", r=how["rank"], lora_alpha=how["alpha"], lora_dropout=0.0, target_modules="all-linear"
+        task_type="SEQ_CLS",
+        r=how["rank"],
+        lora_alpha=how["alpha"],
+        lora_dropout=0.0,
+        target_modules=sorted(linear),
+        layers_to_transform=list(range(blocks - how["last_blocks"], blocks)) if how["last_blocks"] else None,
     )
     model = get_peft_model(model, lora)
 

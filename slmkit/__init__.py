@@ -19,6 +19,7 @@ _WHERE = {
     "match_states": "tuning.matching",
     "study": "study",
     "learning_curve": "curves.learning",
+    "tune": "tuning.either",
     "finetune": "finetune",
     "find_lr": "tuning.rates",
     "search": "tuning.search",
@@ -54,6 +55,7 @@ _MODULES = (
     "tasks",
     "thresholds",
     "tradeoffs",
+    "workshop",
     "writing",
 )
 __all__ = [*_WHERE, *_MODULES]

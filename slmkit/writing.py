@@ -332,8 +332,8 @@ def _recorded(model: str, asked: Sequence[Turns], max_new_tokens: int) -> tuple[
     keys = [_key(told, turns) for turns in asked]
     if missing := sum(key not in kept for key in keys):
         raise InputError(
-            f"{missing} of {len(keys)} answers of {model!r} are not among those recorded with slmkit: ask for all of them "
-            "here (live=None)"
+            f"{missing} of {len(keys)} answers of {model!r} are not among those recorded with slmkit: ask for all of "
+            "them here (live=None)"
         )
     found = [kept[key] for key in keys]
     machines = sorted({f"{one['cpu']}, {one['cores']} cores" for one in found})

@@ -21,6 +21,7 @@ import pytest
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
+build_notebooks = pytest.importorskip("tools.build_notebooks")
 
 ROOT = Path(__file__).resolve().parent.parent
 PLOTLY = "application/vnd.plotly.v1+json"
@@ -86,7 +87,8 @@ class Kernel:
     def passes(self, name: str, n: int) -> list[Executed]:
         """Run all cells of a notebook n times, one pass after the other, in the same kernel; asked again, the same.
 
-        The folder then holds the notebook with the last pass's outputs.
+        The first pass leaves the exercises open, as a student gets them; the others do them as the source does. The
+        folder then holds the notebook with the last pass's outputs.
         """
         if name not in self._passed:
             self._passed[name] = self._run(ROOT / "notebooks" / f"{name}.ipynb", n)
@@ -94,6 +96,8 @@ class Kernel:
 
     def _run(self, notebook: Path, n: int) -> list[Executed]:
         book = nbformat.read(notebook, as_version=4)
+        source = notebook.parent / "src" / f"{notebook.stem}.py"
+        solved = nbformat.reads(build_notebooks.render(source, solved=True), as_version=4)
         probe = nbformat.v4.new_code_cell(PROBE)
         book.cells.append(probe)
         client = nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(self.folder)}})
@@ -101,7 +105,9 @@ class Kernel:
         with client.setup_kernel(env=self.env, cwd=str(self.folder)), watching(client.km.provisioner.pid) as peak:
             client.execute_cell(probe, len(book.cells) - 1)
             assert "blocked by the test: 192.0.2.1" in probe.outputs[0].text
-            for _ in range(n):
+            for turn in range(n):
+                for cell, done in zip(book.cells, solved.cells, strict=False):
+                    cell.source = done.source if turn else cell.source
                 started = time.monotonic()
                 for index, cell in enumerate(book.cells[:-1]):
                     client.execute_cell(cell, index)
@@ -160,9 +166,18 @@ def twice(kernel: Kernel, name: str, record_property: Any) -> tuple[Executed, Ex
     assert re.match(
         r"slmkit \d\S* \| Python 3\.\d+\.\d+ \| torch \S+ \| .*memory limit \d.*\| profile tiny\n", first.printed
     )
+    exercises = build_notebooks.solutions(ROOT / "notebooks" / "src" / f"{name}.py")
+    assert said(first) == dict.fromkeys(exercises, "not yet")
+    assert said(second) == dict.fromkeys(exercises, "right"), second.of_type("text/plain")
     # Finished runs are taken from the folder: the same figures, without measuring again.
     assert second.of_type("text/html") == first.of_type("text/html")
     return first, second
+
+
+def said(executed: Executed) -> dict[str, str]:
+    """What the checks of exercises said: "not yet", "right", "not right", "could not be checked"."""
+    found = [re.match(r"(\d\d\.\d+): (not yet|right|not right|could not)", t) for t in executed.of_type("text/plain")]
+    return {match[1]: match[2] for match in found if match}
 
 
 def records(kernel: Kernel) -> list[dict[str, Any]]:

@@ -171,3 +171,71 @@ def test_no_module_of_the_current_folder_is_picked_up(run, tmp_path, monkeypatch
     (elsewhere / "json.py").write_text("raise SystemExit('the wrong json')")
     monkeypatch.chdir(elsewhere)
     assert run({"what": "add", "numbers": [4]})["sum"] == 4
+
+
+GENTLE = """
+import time
+from pathlib import Path
+from slmkit import jobs
+
+def work(job, emit):
+    emit({"event": "progress"})
+    try:
+        if job["what"] == "deep":
+            while True:
+                try:
+                    time.sleep(60)
+                except KeyboardInterrupt:
+                    pass
+        time.sleep(60)
+    except KeyboardInterrupt:
+        Path(job["kept"]).write_text("a last checkpoint")
+        raise
+
+jobs.serve(work, grace_s=1.5)
+"""
+
+
+@pytest.fixture
+def gentle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "gentle_child.py").write_text(GENTLE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return {"what": "sleep", "kept": str(tmp_path / "kept")}
+
+
+def cancelled_after(job, **more) -> float:
+    """Seconds from the wish to stop to the answer."""
+    cancel, began = threading.Event(), [0.0]
+
+    def stop(event):
+        began[0] = time.monotonic()
+        cancel.set()
+
+    with pytest.raises(jobs.Cancelled):
+        jobs.run_child(job, module="gentle_child", on_event=stop, cancel=cancel, **more)
+    return time.monotonic() - began[0]
+
+
+def test_with_grace_a_child_keeps_what_it_has_before_it_ends(gentle):
+    assert cancelled_after(gentle, grace_s=30) < 5
+    assert Path(gentle["kept"]).read_text() == "a last checkpoint"
+
+
+def test_a_child_that_hears_nothing_is_ended_after_its_grace(gentle):
+    assert 0.3 < cancelled_after({**gentle, "what": "deep"}, grace_s=0.5) < 5
+    assert cancelled_after(gentle) < 5 and not Path(gentle["kept"]).exists(), "no grace, no last words"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_child_that_lost_its_parent_keeps_what_it_has(gentle):
+    parent = textwrap.dedent(f"""
+        from slmkit import jobs
+        jobs.run_child({gentle!r}, module="gentle_child", on_event=lambda e: print("up", flush=True))
+    """)
+    with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "up\n"
+        process.send_signal(signal.SIGKILL)
+    end = time.monotonic() + 10
+    while not Path(gentle["kept"]).exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert Path(gentle["kept"]).read_text() == "a last checkpoint"

@@ -56,3 +56,31 @@ def test_a_cell_that_runs_again_leaves_no_widget_and_no_thread(client: Any) -> N
     assert re.findall(r"\d+", run(client, COUNT, "two")) == first
     run(client, MAKE, "three")  # another cell: the widgets of the first one stay
     assert int(re.findall(r"\d+", run(client, COUNT, "two"))[0]) > 1.8 * int(first[0])
+
+
+@pytest.mark.slow
+def test_a_tuner_whose_cell_runs_again_leaves_one_tuning_and_the_next_one_resumes(client: Any, tmp_path: Path) -> None:
+    make = f"""from slmkit_widgets import Tuner
+tuner = Tuner("dummy", "fraud_messages", {str(tmp_path / "tuned")!r}, train=100, epochs=20000)
+print("resumes" if tuner.model.half_done else "begins")"""
+    look = """import time, psutil
+end = time.monotonic() + 60
+while tuner.model.progress.done < 4 and time.monotonic() < end:
+    time.sleep(0.1)
+print(tuner.model.progress.done > 3, threading.active_count(), len(psutil.Process().children(recursive=True)))"""
+    run(client, COUNT)
+    assert "begins" in run(client, make, "tuner")
+    run(client, "tuner.model.start()")
+    first = run(client, look)
+    assert first.startswith("True")
+    widgets = run(client, COUNT).split()[0]
+    for _ in range(2):
+        run(client, "old = tuner.model.job")
+        run(client, make, "tuner")  # closes the running one, which keeps its last step
+        assert "True cancelled" in run(client, "print(old.wait(20), old.state)")
+        run(client, make, "tuner")
+        assert "True" in run(client, "print(bool(tuner.model.half_done))")
+        run(client, "tuner.model.resume()")
+        assert run(client, look) == first, "threads and child processes stay as many"
+        assert run(client, COUNT).split()[0] == widgets
+    run(client, "tuner.close(); tuner.model.job.wait(20)")

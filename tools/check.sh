@@ -19,7 +19,7 @@ export TOKENIZERS_PARALLELISM=false
 
 step ruff check .
 step ruff format --check .
-step mypy slmkit
+step mypy
 step tools.build_notebooks --check
 step tools.build_environment --check
 if [ "${1:-}" != lint ]; then

@@ -15,6 +15,7 @@ _WHERE = {
     "ModelPicker": "picker",
     "ParetoExplorer": "pareto",
     "ThresholdExplorer": "threshold",
+    "Tuner": "tuner",
     "labelled": "models.labelfile",
 }
 __all__ = [*_WHERE]

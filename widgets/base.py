@@ -23,6 +23,7 @@ except ImportError as problem:
 
 STYLE = {"description_width": "initial"}  # whole names, not their first letters
 WIDE = "100%"
+GOES_ON = "-8px 2px 2px 2px"  # a line of the same sentence stands closer
 LABEL_LIMIT = 200  # characters of one line
 
 
@@ -69,16 +70,21 @@ class View(w.VBox):
         self._undo.append(lambda: self.model.unobserve(changed, listed))
         update()
 
-    def said(self, name: str, words: Callable[[Any], str] = str) -> w.VBox:
-        """A trait as lines of text; an empty text takes no room."""
+    def said(self, name: str, words: Callable[[Any], str | list[str]] = str) -> w.VBox:
+        """A trait as lines of text, one sentence or a list of them; an empty text takes no room."""
         box = w.VBox()
 
         def update() -> None:
-            shown, there = display.lines(words(getattr(self.model, name))), list(box.children)
+            told = words(getattr(self.model, name))
+            sentences = [told] if isinstance(told, str) else told
+            cut = [(i, line) for one in sentences for i, line in enumerate(display.lines(one))]
+            shown, there = [line for _, line in cut], list(box.children)
             for line, old in zip(shown, there, strict=False):
                 old.value = display.plain(line, LABEL_LIMIT)
             box.children = (*there[: len(shown)], *(label(line) for line in shown[len(there) :]))
             _close_all(there[len(shown) :])
+            for (i, _), each in zip(cut, box.children, strict=True):
+                each.layout.margin = GOES_ON if i else None
             box.layout.display = "" if shown else "none"
 
         self.follow(name, update)

@@ -10,7 +10,7 @@ import traitlets
 try:
     import anywidget
 except ImportError:  # VS Code and Colab without it, for example
-    anywidget = None
+    anywidget = None  # type: ignore[assignment]
 
 KeyBox: Any = None
 

@@ -7,7 +7,7 @@ person to call.
 from __future__ import annotations
 
 import sys
-from typing import Protocol
+from typing import Any, Protocol
 
 _LIVE: dict[str, tuple[str, list[Closable]]] = {}  # cell -> the request that ran it, what it made
 
@@ -45,6 +45,6 @@ def forget(made: Closable) -> None:
 def running() -> tuple[str, str]:
     """Names of the running cell and of the request that runs it; ("", "") outside of a notebook that says so."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    parent = getattr(getattr(shell, "kernel", None), "get_parent", dict)() or {}
+    parent: dict[str, Any] = getattr(getattr(shell, "kernel", None), "get_parent", dict)() or {}
     cell = parent.get("metadata", {}).get("cellId", "")
     return str(cell), str(parent.get("header", {}).get("msg_id", ""))

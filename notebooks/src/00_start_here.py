@@ -157,6 +157,35 @@ for sentence in plots.verdicts(result.runs):
 plots.per_class_recall(result.runs)
 
 # %% [markdown]
+# ## Two questions for you
+#
+# Write your answer in place of the dots and run the cell: it says what it thinks of it, with a hint where it is needed. Your
+# answer is judged by what *your* machine measured. `workshop.progress()` shows what you have done, `workshop.solution("00.1")`
+# one way to do it; both stay on this machine.
+#
+# **Exercise 00.1.** How many times as long does LoRA at 16 bits take for one message as the floor? Each run of `result.runs`
+# knows its `method`, its `bits` and the seconds, `latency_p50_s`.
+
+# %%
+from slmkit import workshop
+
+### BEGIN SOLUTION
+one_message_s = {(run.method, run.bits): run.latency_p50_s for run in result.runs}
+answer_00_1 = one_message_s["lora", 16] / one_message_s["floor", None]
+### END SOLUTION
+workshop.check("00.1", answer_00_1, runs=result.runs)
+
+# %% [markdown]
+# **Exercise 00.2.** Which share of the fraud does the floor miss, from 0 to 1? Each run knows its `recall_by_class`.
+
+# %%
+### BEGIN SOLUTION
+floor = next(run for run in result.runs if run.method == "floor")
+answer_00_2 = 1 - floor.recall_by_class["fraud"]
+### END SOLUTION
+workshop.check("00.2", answer_00_2, runs=result.runs)
+
+# %% [markdown]
 # ## What you have now
 #
 # - A folder with one JSON file a run and the probability of every single test message beside it.

@@ -18,10 +18,11 @@ import os
 import platform
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 import slmkit
-from slmkit import footprint
+from slmkit import backends, footprint, workshop
 
 PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
 machine, versions = footprint.machine(), footprint.versions()
@@ -146,28 +147,8 @@ print("\n".join(sheet.lines(examples=3)))
 # If the ends of your texts hold what matters, set a limit that few of them pass, and pay for it.
 
 # %%
-import numpy as np
-import plotly.graph_objects as go
-
-from slmkit import backends
-
-
-def length_figure(lengths: np.ndarray, limits: list[int]) -> go.Figure:
-    """Histogram of token lengths, with the limits texts could be cut to."""
-    counts, edges = np.histogram(lengths, bins=40)
-    bars = go.Bar(x=edges[:-1], y=counts, width=np.diff(edges), offset=0, marker_color="#4477aa")
-    figure = go.Figure(bars)
-    for step, limit in enumerate(limits):  # each label a step higher, so that none covers another
-        figure.add_vline(limit, line={"dash": "dash", "width": 1.5, "color": "#333333"}, opacity=1)
-        label = {"text": f"at {limit}: {(lengths > limit).mean():.0%} are cut", "yshift": 16 * step}
-        figure.add_annotation(x=limit, y=1, yref="paper", yanchor="bottom", showarrow=False, **label)
-    figure.update_xaxes(title="tokens of a text", range=[0, max(*limits, *lengths) * 1.15])
-    figure.update_yaxes(title="texts")
-    return figure.update_layout(height=340, template="simple_white", margin={"t": 70})
-
-
 lengths = backends.count_tokens(MODEL, frame["text"].tolist())
-length_figure(lengths, [32, 64, 128])
+slmkit.plots.text_lengths(lengths, [32, 64, 128])
 
 # %% [markdown]
 # ## Rows to look at
@@ -255,8 +236,17 @@ pd.DataFrame(lines, columns=names).set_index("seed")
 # Copied rows are right more often than fresh ones, and the more of them there are, the better the score looks. Be fair to
 # the figures, though: with so few test rows the intervals overlap, so **one** seed would not have shown it; and the five
 # draws share rows, so their mean has no interval of its own. If your file has no copies, both splits score about alike.
-# Then you know that too.
 #
+# **Exercise 10.1.** By how many points of accuracy is the mean of the random splits too good? The two means are in
+# `random_mean` and `guarded_mean`. Write your answer in place of the dots and run the cell: it says what it thinks of it.
+
+# %%
+### BEGIN SOLUTION
+answer_10_1 = 100 * (random_mean - guarded_mean)
+### END SOLUTION
+workshop.check("10.1", answer_10_1, random=random_mean, guarded=guarded_mean)
+
+# %% [markdown]
 # ## A split that does not leak
 #
 # `slmkit.split` drops repetitions and contradictions first, keeps near-copies together on one side, and keeps the shares
@@ -269,6 +259,17 @@ for warning in split.warnings:
     print("-", warning)
 print(f"{len(split.train)} train rows, {len(split.test)} test rows")
 print("\n".join(slmkit.check_leaks({"train": split.train, "test": split.test}, within=False).lines()))
+
+# %% [markdown]
+# **Exercise 10.2.** The cheapest classifier always says the class that is most frequent in `split.train`. How often is it
+# right on `split.test`, as a share from 0 to 1?
+
+# %%
+### BEGIN SOLUTION
+most_frequent = split.train["label"].mode()[0]
+answer_10_2 = (split.test["label"] == most_frequent).mean()
+### END SOLUTION
+workshop.check("10.2", answer_10_2, split=split)
 
 # %% [markdown]
 # ## Keep it
@@ -382,7 +383,6 @@ except licences.LicenceNotAccepted as refusal:
 #
 # - Your own file, if this was the example: change `FILE` and `COLUMNS`.
 # - Mend the rows you looked at and run again. Does the floor get better? Then half of the work was in the data.
-# - More seeds without the split file, `slmkit.study(FILE, **COLUMNS, seeds=[0, 1, 2])`: how much was luck?
 # - The report for others: `slmkit report runs/10_your_data_laptop -o report.html` in a terminal in this folder.
 #
 # ## If something went wrong

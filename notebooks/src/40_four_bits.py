@@ -145,6 +145,18 @@ sixteen = {"bits": 16, "scheme": "bf16", "stored_bytes": cards[0]["bytes_16bit"]
 pd.concat([pd.DataFrame([sixteen]), stored], ignore_index=True).fillna({"licence": cards[0]["licence"]})
 
 # %% [markdown]
+# **Exercise 40.1.** Which share of the model's bytes in 16 bits does the folder in 4 bits take, from 0 to 1? Write your answer
+# in place of the dots and run the cell: it says what it thinks of it. `cards` holds both cards, the one in 8 bits first.
+
+# %%
+from slmkit import workshop
+
+### BEGIN SOLUTION
+answer_40_1 = cards[1]["stored_bytes"] / cards[1]["bytes_16bit"]
+### END SOLUTION
+workshop.check("40.1", answer_40_1, cards=cards)
+
+# %% [markdown]
 # ## The trap: 4 bits are not half a byte
 #
 # Four bits a number would be 0.5 bytes. The scales come on top, and the norms stay in 16 bits. The larger trap is the
@@ -198,6 +210,15 @@ from slmkit import bitcosts
 
 costs = bitcosts.frame(runs, OUT)
 costs[["configuration", "n_test", "accuracy", "points", "low", "high", "p"]].round(3)
+
+# %% [markdown]
+# **Exercise 40.2.** Which change, in points, can your rows not rule out for 4 bits, in the worst case? A loss is below zero.
+
+# %%
+### BEGIN SOLUTION
+answer_40_2 = costs.loc[costs["bits"] == 4, "low"].min()
+### END SOLUTION
+workshop.check("40.2", answer_40_2, costs=costs)
 
 # %% [markdown]
 # ## How many rows would tell?

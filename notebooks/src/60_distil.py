@@ -113,10 +113,12 @@ print("\n".join(students["word counts"].lines()))
 # and worse; here it gets a new linear classifier that learns from the teacher. In `laptop` the whole encoder is a third one.
 
 # %%
+from slmkit import assets
+
 half = OUT / "half_minilm"
 if not half.is_dir():
     slmkit.prune("minilm", out=half, keep_layers=3)
-card = slmkit.assets.read_json(half / "slmkit_pruned.json")
+card = assets.read_json(half / "slmkit_pruned.json")
 print(f"{len(card['kept'])} of {card['blocks']} blocks left: {card['kept']} (counted from 0)")
 print(
     f"{card['n_parameters'] / 1e6:.1f} of {card['base_parameters'] / 1e6:.1f} million parameters; the rest are embeddings"

@@ -7,10 +7,11 @@
 #
 # | profile | what it does | time on 2 cores | memory |
 # |---|---|---|---|
-# | `tiny` | a few texts for each job: enough to see where it fails for certain | about a minute | under 1.5 GB |
-# | `laptop` | all shipped texts, 40 questions to the help desk | about ten minutes | under 1.5 GB |
+# | `tiny` | two texts of a job are answered here, the others were recorded | about a minute | under 1.5 GB |
+# | `laptop` | all 80 texts are answered here | about ten minutes | under 1.5 GB |
 #
-# Nothing leaves this machine. Answers are kept in `answers` beside this notebook, each as soon as it is written: interrupt the
+# *Recorded* means: the same model answered the same texts earlier, on the machine that is named; the answers come with
+# slmkit. Nothing leaves this machine. Answers are kept in `answers` beside this notebook, each as soon as it is written: interrupt the
 # kernel and run again, and it goes on where it was.
 
 # %%
@@ -34,11 +35,11 @@ print(
 # ## Will it fit, and how long does it take?
 #
 # A text is written token by token, and for each token all weights are read once. So time goes with the bytes of the model
-# and with the length of the answer, hardly with that of the question.
+# and with the length of the answer, far less with that of the question.
 
 # %%
 MODEL, TITLE = "smollm2-135m-instruct", "SmolLM2-135M-Instruct"
-N = {"tiny": {"translation": 6, "summary": 4, "tutor": 6, "assistant": 6}, "laptop": {"assistant": 40}}[PROFILE]
+LIVE = {"tiny": 2, "laptop": None}[PROFILE]  # answers of a job that are written here; None is all of them
 OUT = f"answers/80_{PROFILE}"
 needed = slmkit.estimate(MODEL, method="generate")
 low, high = needed.times.written_per_s
@@ -61,15 +62,15 @@ from slmkit import writing
 
 
 def written(job: str, texts: list[str]) -> list[str]:
-    """The model's answers to some texts, from the folder where they are there already."""
+    """The model's answers to some texts; it is said how many were written here."""
     tokens = writing.JOBS[job].max_new_tokens
-    answers = writing.answers(MODEL, writing.prompts(job, texts), OUT, max_new_tokens=tokens)
-    spent, n_tokens = sum(a.seconds for a in answers), sum(a.n_new_tokens for a in answers)
-    print(f"{len(answers)} answers, {n_tokens} tokens in {spent:.0f} s when they were written")
-    return [answer.text for answer in answers]
+    asked = writing.prompts(job, texts)
+    answers, origin = writing.partly_recorded(MODEL, asked, OUT, live=LIVE, max_new_tokens=tokens)
+    print(f"{len(answers)} answers: {origin}")
+    return answers
 
 
-german = writing.rows("translation", N.get("translation"))
+german = writing.rows("translation")
 translated = written("translation", list(german["text"]))
 score = writing.scores("translation", translated, german)
 german[["text", "reference"]].assign(model=translated, chrF=score.round(2)).head(6)
@@ -89,7 +90,7 @@ for sentence in writing.sentences(tables["translation"]):
 # **The trap:** a summary that copies everything would state everything. So only 25 words count.
 
 # %%
-notices = writing.rows("summary", N.get("summary"))
+notices = writing.rows("summary")
 summaries = written("summary", list(notices["text"]))
 score = writing.scores("summary", summaries, notices)
 notices[["text", "values"]].assign(model=summaries, stated=score.round(2)).head(4)
@@ -108,7 +109,7 @@ for sentence in writing.sentences(tables["summary"]):
 # **The trap:** an explanation in good English is no sign of a right result. A pupil cannot tell, and that is the danger.
 
 # %%
-questions = writing.rows("tutor", N.get("tutor"))
+questions = writing.rows("tutor")
 worked_out = written("tutor", list(questions["text"]))
 right = writing.scores("tutor", worked_out, questions) == 1
 questions[["text", "reference"]].assign(model=worked_out, right=right).head(6)
@@ -135,13 +136,15 @@ from slmkit.tuning import facts
 
 sheet = domain_dialogues.facts()
 held_out = dialogues.split("domain_dialogues", seed=0).test["dialogue"]
-asked = [q for q in facts.questions(held_out, sheet) if q.values and len(q.turns) == 1][: N["assistant"]]
+asked = [q for q in facts.questions(held_out, sheet) if q.values and len(q.turns) == 1][:20]
 known = list(sheet["fact"])
 one, three = (facts.nearest(writing.WordCounts(known), known, k) for k in (1, 3))
 noted = [facts.with_notes(question.turns, three(question)) for question in asked]
 spoken = {"floor: the nearest fact, read out": [one(question)[0] for question in asked]}
 for name, turns in (("alone", [question.turns for question in asked]), ("with notes", noted)):
-    spoken[f"{TITLE}, {name}"] = [a.text for a in writing.answers(MODEL, turns, OUT, max_new_tokens=48)]
+    answers, origin = writing.partly_recorded(MODEL, turns, OUT, live=LIVE and 1, max_new_tokens=48)
+    spoken[f"{TITLE}, {name}"] = answers
+    print(f"{name}: {origin}")
 pd.DataFrame({"question": [q.said for q in asked], "asked for": [", ".join(q.values) for q in asked], **spoken}).head(6)
 
 # %%
@@ -193,8 +196,10 @@ side_by_side([MODEL, *LARGER], method="generate", seq=256).round(2)
 # %%
 import slmkit_data
 
+from slmkit import assets
+
 paths = sorted(slmkit_data.path("full_size").glob("*-bnb-4bit-cpu.json"))
-full_size = pd.DataFrame([slmkit.assets.read_json(path) for path in paths])
+full_size = pd.DataFrame([assets.read_json(path) for path in paths])
 machines = ", ".join(sorted({f"{one['cpu']}, {one['cores']} cores" for one in full_size["machine"]}))
 print("recorded on:", machines, "(others used its cores as well, so read the rates as low)")
 sizes = full_size[["model"]].assign(
@@ -214,8 +219,8 @@ sizes.assign(decode=full_size["decode_tokens_per_s"]).round(2)
 #
 # **What to try next.**
 #
-# - A larger model that fits: put its name in `MODEL` (`slmkit models --fits`), and leave everything else as it is.
-# - All texts: `PROFILE = "laptop"`. Do the intervals get narrow enough for a verdict?
+# - A larger model that fits: put its name in `MODEL` (`slmkit models --fits`) and `None` in `LIVE`.
+# - All of them on your machine: `PROFILE = "laptop"`, or another number in `LIVE`. Are the answers the recorded ones?
 # - Your own job: an instruction, a measure and a floor are one `writing.Job`.
 #
 # ## If something went wrong
@@ -226,5 +231,6 @@ sizes.assign(decode=full_size["decode_tokens_per_s"]).round(2)
 # | `does not hold answers` | the file in `answers` was altered or cut: remove it |
 # | `NotEnoughMemory` | close other programs; the message shows the arithmetic and the largest model that fits |
 # | answers end in the middle | they are cut at a number of tokens, `max_new_tokens`, to keep the time short |
+# | `not among those recorded` | only the model of this notebook was recorded: `LIVE = None` |
 # | other answers than a neighbour's | another machine rounds otherwise; the next likeliest token may then win |
 # | a model is missing, or anything else | `slmkit doctor` in a terminal, and read its `[FAIL]` lines |

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slmkit.errors import InputError
-
 if TYPE_CHECKING:
     from slmkit.console import Lines
     from slmkit.finetune import Tuned
+    from slmkit.tuning.labels import TunedLabels
 
 STOPPED = 130
 
@@ -65,8 +64,9 @@ def tune(
     The folder appears when all is done; until then DIR.partial keeps checkpoints (and of a search DIR-search the
     finished trials), and the same command goes on from them.
     """
-    from slmkit import backends, dialogues
+    from slmkit import backends
     from slmkit.console import Lines, about
+    from slmkit.tuning import either
 
     lines, partial = Lines(), out.with_name(out.name + ".partial")
     if (found := backends.unfinished(partial)) and not (out / "README.md").is_file():
@@ -81,61 +81,25 @@ def tune(
         for given, first in ((find_lr, _with_rate), (search, _with_search)):
             if given:
                 how |= first(model, data, out, {**how, "method": method, "n": search}, labels, lines)
-        if dialogues.are_in(data):
-            _refuse(labels, data)
-            told = _answers(model, data, out, {**how, "method": method})
-        else:
-            told = _labels(model, data, out, {**how, **labels, "way": method})
+        told = either.tune(model, data, out=out, method=method, **how, **labels)
     except KeyboardInterrupt:
         lines.lasting(_stopped(out, partial))
         raise typer.Exit(STOPPED) from None
     lines.passing("")
-    print(json.dumps(told[0]) if as_json else "\n".join(told[1]))
+    print(json.dumps({**asdict(told), "folder": str(told.folder)}) if as_json else "\n".join(_said(told, model)))
 
 
-def _answers(model: str, data: str, out: Path, how: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Tune on dialogues: the result as JSON values, and in lines."""
-    from slmkit.finetune import finetune
+def _said(told: Tuned | TunedLabels, model: str) -> list[str]:
+    """What the tuning left, and how to go on."""
+    from slmkit.tuning import either
 
-    told = finetune(model, data, out=out, **how)
-    bits = json.loads((told.folder / "finetune.json").read_text(encoding="utf-8"))["bits"]
-    where = f"{out.name}.partial still holds its checkpoint: remove it if you do not go on"
-    return {**asdict(told), "folder": str(told.folder)}, [
-        *([f"stopped after step {len(told.history)}; {where}"] if told.stopped else []),
-        f"{told.n_train:,} answers learned, {told.n_test:,} held out (n = {told.n_tokens:,} tokens)",
-        *([_early(told)] if told.n_validation else []),
-        f"loss on the held-out answers: {told.loss_before:.3f} before, {told.loss_after:.3f} after (nats a token)",
-        f"perplexity of the held-out answers: {told.learned}",
-        f"perplexity of a neutral text: {told.forgotten}",
-        f"Use it: slmkit.load({model!r}, bits={bits}, adapter={str(told.folder)!r})",
-    ]
-
-
-def _early(told: Tuned) -> str:
-    """What early stopping did."""
-    epochs = [entry for entry in told.history if "held_out_loss" in entry]
-    best = min(epochs, key=lambda entry: entry["held_out_loss"])
-    return (
-        f"early stopping: epoch {best['epoch'] + 1:.0f} of {len(epochs)} is kept, its loss on {told.n_validation:,} "
-        f"answers held back the lowest ({best['held_out_loss']:.3f})"
-    )
-
-
-def _labels(model: str, data: str, out: Path, how: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Tune on labels: the result as JSON values, and in lines."""
-    from slmkit.tuning.labels import tune_labels
-
-    told = tune_labels(model, data, out=out, max_length=None, **how)
-    interval = f"{100 * told.accuracy_low:.1f} to {100 * told.accuracy_high:.1f}"
-    leaked = [f"{told.leaked_test_rows:,} test rows were learned as near-copies"] if told.leaked_test_rows else []
-    return {**asdict(told), "folder": str(told.folder)}, [
-        f"{told.n_train:,} rows learned, {told.n_test:,} scored",
-        f"accuracy: {100 * told.accuracy:.1f} % ({interval}), macro-F1 {100 * told.macro_f1:.1f}",
-        f"floor, on the same rows: {100 * told.floor_accuracy:.1f} %, macro-F1 {100 * told.floor_macro_f1:.1f}",
-        told.sentence,
-        *leaked,
-        f"Use it: slmkit classify {told.folder} FILE -o OUTPUT, or slmkit.load_classifier({str(told.folder)!r})",
-    ]
+    bits = (either.result(told.folder) or (told, {"bits": None}))[1]["bits"]
+    said = either.lines(told, model, bits)
+    where = f"{told.folder.name}.partial still holds its checkpoint: remove it if you do not go on"
+    history = getattr(told, "history", None)
+    if history and "stopped" in history[-1]:
+        said.insert(0, f"stopped after step {len(history)}; {where}")
+    return said
 
 
 def _with_rate(
@@ -176,8 +140,3 @@ def _stopped(out: Path, partial: Path) -> str:
         f"stopped; {partial} keeps step {found[0]} of {found[1]}. The same command goes on from there; with "
         "--keep-partial it keeps that as it is"
     )
-
-
-def _refuse(labels: Mapping[str, Any], data: str) -> None:
-    if given := [name for name, value in labels.items() if value]:
-        raise InputError(f"{', '.join(given)} belong to rows with labels; {data} holds dialogues")

@@ -2,11 +2,13 @@
 and to outlive a crash or the out-of-memory killer.
 
 The parent writes one JSON line to the child's stdin and keeps it open; the child answers with JSON lines, the last of
-which is {"event": "done"} or {"event": "failed"}. A child whose stdin ends has lost its parent and stops.
+which is {"event": "done"} or {"event": "failed"}. A further line asks it to stop, as Ctrl-C would. A child whose stdin
+ends has lost its parent and stops.
 """
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import queue
@@ -29,6 +31,8 @@ Emit = Callable[[Event], None]
 
 ORPHANED = 70
 TAIL_CHARACTERS = 1500
+STOP = b"stop\n"
+GRACE_S = 10.0  # for a last checkpoint
 POLL_S = 0.2
 
 
@@ -59,6 +63,7 @@ def run_child(
     on_event: Emit | None = None,
     timeout: float | None = None,
     cancel: threading.Event | None = None,
+    grace_s: float = 0.0,
     log_path: Path | None = None,
     module: str = "slmkit.evaluate",
 ) -> dict[str, Any]:
@@ -74,6 +79,9 @@ def run_child(
         Seconds after which the child is killed.
     cancel : threading.Event or None
         Set it from another thread to end the child within a fraction of a second (`Cancelled`).
+    grace_s : float
+        Above 0 the child is first asked to stop, as by Ctrl-C, and ended only if it is still there after these seconds:
+        a training keeps its last step as a checkpoint, for which `serve` must be told to listen.
     log_path : Path or None
         Where the child's stderr, and whatever libraries print, is appended. None throws it away.
     module : str
@@ -93,7 +101,7 @@ def run_child(
     start = log_path.stat().st_size if log_path is not None and log_path.exists() else 0
     with _child(module, log_path) as process:
         _send(process, job)
-        last, peak = _follow(process, on_event, deadline, cancel)
+        last, peak = _follow(process, on_event, deadline, cancel, grace_s)
         if last is None:
             process.wait()
     if last is not None and last["event"] == "done":
@@ -103,20 +111,25 @@ def run_child(
     raise JobFailed(*_death(process.returncode, _tail(log_path, start)), peak)
 
 
-def serve(function: Callable[[dict[str, Any], Emit], dict[str, Any]]) -> None:
+def serve(function: Callable[[dict[str, Any], Emit], dict[str, Any]], *, grace_s: float = 0.0) -> None:
     """Be the child: read the job, run it, report; never returns.
 
     Parameters
     ----------
     function : callable
         Gets the job and `emit`, which sends one event to the parent and may be called from any thread.
+    grace_s : float
+        Above 0 a `KeyboardInterrupt` comes out of the function when the parent asks to stop or is gone, and it has so
+        many seconds to end; 0 ends it at once.
     """
     emit = _take_over_stdout()
     job: dict[str, Any] = {}
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    if grace_s:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         job = json.loads(_read_line(0))
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=_end_with_parent, args=(grace_s,), daemon=True).start()
         emit({"event": "done", "result": function(job, emit)})
         code = 0
     except BaseException as error:
@@ -185,7 +198,11 @@ def _send(process: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:
 
 
 def _follow(
-    process: subprocess.Popen[bytes], on_event: Emit | None, deadline: float | None, cancel: threading.Event | None
+    process: subprocess.Popen[bytes],
+    on_event: Emit | None,
+    deadline: float | None,
+    cancel: threading.Event | None,
+    grace_s: float,
 ) -> tuple[dict[str, Any] | None, int]:
     """Hand on the child's events until the last one; (None, peak) when the pipe ended without one."""
     lines: queue.Queue[bytes] = queue.Queue()
@@ -193,6 +210,7 @@ def _follow(
     peak = 0
     while True:
         if cancel is not None and cancel.is_set():
+            _ask_to_stop(process, grace_s)
             raise Cancelled("stopped on request; what was finished is kept")
         if deadline is not None and time.monotonic() > deadline:
             raise JobFailed("the process took longer than it was given and was ended", "timeout", peak)
@@ -208,6 +226,16 @@ def _follow(
             return event, peak
         if on_event is not None:
             on_event(event)
+
+
+def _ask_to_stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
+    """Have the child end by itself; back when it has, or when it had its time."""
+    if not grace_s or process.stdin is None:
+        return
+    with suppress(OSError, subprocess.TimeoutExpired):
+        process.stdin.write(STOP)
+        process.stdin.flush()
+        process.wait(timeout=grace_s)
 
 
 def _pump(pipe: IO[bytes], lines: queue.Queue[bytes]) -> None:
@@ -269,10 +297,23 @@ def _read_line(descriptor: int) -> bytes:
     return b"".join(parts)
 
 
-def _end_with_parent() -> None:
-    while os.read(0, 1):
+def _end_with_parent(grace_s: float) -> None:
+    """Wait for the parent to ask for an end, or to be gone; then interrupt the main thread, and end what stays."""
+    asked = os.read(0, 1)
+    if grace_s:
+        _interrupt()
+        time.sleep(grace_s)
+    while asked and os.read(0, 1):
         pass
     os._exit(ORPHANED)
+
+
+def _interrupt() -> None:
+    """Raise `KeyboardInterrupt` in the main thread, also out of a sleep where the system can signal one thread."""
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+    else:
+        _thread.interrupt_main(signal.SIGTERM)
 
 
 def _plain(value: Any) -> Any:

@@ -55,6 +55,8 @@ class Snapshot:
         Joules above idle so far, of the whole process and of its children that have ended.
     energy_origin : str or None
         "counter", "sampled" or "modelled" (see `slmkit.footprint.energy`); None where this machine cannot tell.
+    peak_ram_bytes : int or None
+        The most memory its child process has held; None in a thread, which shares its process with others.
     """
 
     state: str = WAITING
@@ -69,6 +71,7 @@ class Snapshot:
     seconds: float = 0.0
     energy_j: float | None = None
     energy_origin: str | None = None
+    peak_ram_bytes: int | None = None
 
 
 Watcher = Callable[[Snapshot], Any]
@@ -119,6 +122,7 @@ class Job:
         self._result: Any = None
         self._error: BaseException | None = None
         self._began, self._told, self._child_s = 0.0, float("-inf"), 0.0
+        self._child_bytes: int | None = None
         self._energy = energy.of_this_and_children(lambda: self._child_s)
 
     def __repr__(self) -> str:
@@ -156,9 +160,10 @@ class Job:
         Parameters
         ----------
         in_child : bool
-            Run in a process of its own: `cancel` ends it within a second whatever it is at, and all its memory comes
-            back. Then the function must be one that a module defines, its arguments numbers, texts, lists, dicts and
-            paths, and its result of these or a dataclass of them.
+            Run in a process of its own: `cancel` interrupts it as Ctrl-C would, so that a training keeps a checkpoint,
+            and ends it after ten seconds whatever it is at; all its memory comes back. Then the function must be one
+            that a module defines, its arguments numbers, texts, lists, dicts and paths, and its result of these or a
+            dataclass of them.
         log_file : path or None
             Append the log to this file, and in a child whatever libraries print.
 
@@ -241,13 +246,14 @@ class Job:
     def _run(self, message: Mapping[str, Any] | None, log_path: Path | None) -> Any:
         if message is not None:
             how: dict[str, Any] = {"on_event": self._hear_child, "cancel": self._cancel, "log_path": log_path}
+            how["grace_s"] = jobs.GRACE_S
             return calls.from_json(jobs.run_child(message, module=calls.__name__, **how)["result"])
         assert self._call is not None
         function, args, kwargs = self._call
         return calls.listening(function, args, kwargs, self._hear, self._cancel)
 
     def _hear_child(self, event: Mapping[str, Any]) -> None:
-        self._child_s = event["cpu_s"]
+        self._child_s, self._child_bytes = event["cpu_s"], event["peak_ram_bytes"]
         self._hear(event["facts"])
 
     def _hear(self, event: Mapping[str, Any]) -> None:
@@ -273,6 +279,7 @@ class Job:
     def _keep(self, snapshot: Snapshot) -> None:
         used = self._energy.so_far()
         spent = {"seconds": self.clock() - self._began, "energy_j": used.joules, "energy_origin": used.origin}
+        spent["peak_ram_bytes"] = self._child_bytes
         self._snapshot = replace(snapshot, **spent)  # type: ignore[arg-type]
 
     def _tell(self) -> None:

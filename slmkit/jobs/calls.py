@@ -15,7 +15,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from slmkit import jobs
+from slmkit import footprint, jobs
 from slmkit.errors import InputError
 
 Hear = Callable[[Mapping[str, Any]], None]
@@ -107,11 +107,12 @@ def _serve(message: dict[str, Any], emit: jobs.Emit) -> dict[str, Any]:
     args, kwargs = from_json(message["args"]), from_json(message["kwargs"])
 
     def tell(event: Mapping[str, Any]) -> None:  # wrapped, for an event of its own may be called "done" or "failed"
-        emit({"event": "progress", "facts": event, "cpu_s": time.process_time()})
+        spent = {"cpu_s": time.process_time(), "peak_ram_bytes": footprint.peak_ram_bytes()}
+        emit({"event": "progress", "facts": event, **spent})
 
     found = listening(function, args, kwargs, tell, None)
     return {"result": to_json(found, f"the results of {name}")}
 
 
 if __name__ == "__main__":
-    jobs.serve(_serve)
+    jobs.serve(_serve, grace_s=jobs.GRACE_S)

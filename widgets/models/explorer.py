@@ -94,19 +94,19 @@ class ExplorerModel(ViewModel):
     n_rows = traitlets.Int(read_only=True)
     n_shown = traitlets.Int(read_only=True)
     label = traitlets.Unicode(None, allow_none=True)
-    label_options = traitlets.List(read_only=True)
+    label_options: traitlets.List[Any] = traitlets.List(read_only=True)
     part = traitlets.Unicode(None, allow_none=True)
-    part_options = traitlets.List(read_only=True)
+    part_options: traitlets.List[Any] = traitlets.List(read_only=True)
     find = traitlets.Unicode("")
     order = traitlets.Enum(ORDERS, ORDERS[0])
-    order_options = traitlets.List(list(ORDERS), read_only=True)
+    order_options: traitlets.List[Any] = traitlets.List(list(ORDERS), read_only=True)
     only_odd = traitlets.Bool(False)
     page = traitlets.Int(1)
     page_size = traitlets.Int(PAGE)
     n_pages = traitlets.Int(1, read_only=True)
     rows = traitlets.Tuple(read_only=True)
     summary = traitlets.Unicode(read_only=True)
-    row_options = traitlets.List([("none", 0)], read_only=True)
+    row_options: traitlets.List[Any] = traitlets.List([("none", 0)], read_only=True)
     to_accept = traitlets.Bool(read_only=True)
     chosen = traitlets.Int(0)
     whole = traitlets.Unicode(read_only=True)
@@ -379,7 +379,8 @@ class ExplorerModel(ViewModel):
         self.set_trait("leaks", explored.cleaned(lines))
 
     def _take_sheet(self, sheet: datasheets.Datasheet) -> None:
-        self._odd = {int(line["row"]): line for line in sheet.suspicious.to_dict("records")}
+        suspicious: list[dict[str, Any]] = sheet.suspicious.to_dict("records")  # type: ignore[assignment]
+        self._odd = {int(line["row"]): line for line in suspicious}
         self.set_trait("sheet", explored.cleaned(sheet.lines()))
         self._arrange()
 

@@ -71,10 +71,16 @@ class PickerModel(ViewModel):
     only_fitting = traitlets.Bool(False)
     only_on_disk = traitlets.Bool(False)
     name = traitlets.Unicode("")
-    method_options = traitlets.List([(words, method) for method, words in fit.WORDS.items()], read_only=True)
-    bits_options = traitlets.List([("as usual", None), *((str(b), b) for b in BITS)], read_only=True)
-    backend_options = traitlets.List([("the best that runs here", None), *((b, b) for b in BACKENDS)], read_only=True)
-    name_options = traitlets.List(read_only=True)
+    method_options: traitlets.List[Any] = traitlets.List(
+        [(words, method) for method, words in fit.WORDS.items()], read_only=True
+    )
+    bits_options: traitlets.List[Any] = traitlets.List(
+        [("as usual", None), *((str(b), b) for b in BITS)], read_only=True
+    )
+    backend_options: traitlets.List[Any] = traitlets.List(
+        [("the best that runs here", None), *((b, b) for b in BACKENDS)], read_only=True
+    )
+    name_options: traitlets.List[Any] = traitlets.List(read_only=True)
     to_accept = traitlets.Bool(read_only=True)
     table = traitlets.Tuple(read_only=True)
     headline = traitlets.Unicode(read_only=True)
@@ -198,7 +204,7 @@ class PickerModel(ViewModel):
 
     def _code(self, found: Estimate) -> str:
         asked = self._asked(found)
-        loading = {name: asked[name] for name in ("bits", "backend") if name in asked}
+        loading: dict[str, Any] = {name: asked[name] for name in ("bits", "backend") if name in asked}
         if self._limit is not None:
             asked["limit_bytes"] = self._limit
         lines = ["import slmkit", ""]

@@ -80,7 +80,8 @@ def gathered(
     Without runs and folder only the shipped ones. The second value names the files that could not be read.
     """
     home = None if folder is None else Path(folder)
-    own, problems = [], []
+    own: list[Record] = []
+    problems: list[str] = []
     if given is not None:
         own = [Record(run, home) for run in ([given] if isinstance(given, Run) else given)]
     elif home is not None:

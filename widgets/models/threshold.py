@@ -52,9 +52,9 @@ class ThresholdModel(ViewModel):
     """
 
     record = traitlets.Unicode()
-    record_options = traitlets.List()
+    record_options: traitlets.List[Any] = traitlets.List()
     positive = traitlets.Unicode()
-    positive_options = traitlets.List()
+    positive_options: traitlets.List[Any] = traitlets.List()
     miss_cost = traitlets.Float(20.0)
     false_alarm_cost = traitlets.Float(1.0)
     budget_percent = traitlets.Float(1.0)
@@ -62,7 +62,7 @@ class ThresholdModel(ViewModel):
     threshold = traitlets.Float(0.5)
     origin = traitlets.Unicode()
     kind = traitlets.Unicode(KINDS[0])
-    kind_options = traitlets.List()
+    kind_options: traitlets.List[Any] = traitlets.List()
     page = traitlets.Int(0)
     figure = traitlets.Any()
     matrix = traitlets.Any()

@@ -1,8 +1,9 @@
 """The training loop, and what it may minimise: the loss of a label after the last token, or of an answer's tokens.
 
 Gradients add up over micro-batches below a token budget, so that memory stays small and the effective batch does not
-change. Adapter weights compute in the model's number type while the optimiser works on float32 copies (Micikevicius et
-al. 2018, arXiv 1710.03740). In float16, whose range is small, the loss is amplified before its gradients are taken.
+change; on a CPU micro-batches run side by side (`lanes`). Adapter weights compute in the model's number type while the
+optimiser works on float32 copies (Micikevicius et al. 2018, arXiv 1710.03740). In float16, whose range is small, the
+loss is amplified before its gradients are taken.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +20,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from slmkit.backends import _shared as shared
-from slmkit.backends._torch import prefix, quick, scoring, traits
+from slmkit.backends._torch import lanes, prefix, quick, scoring, traits
 from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError
 
@@ -26,10 +28,14 @@ AMPLIFIED, SCALE = 2.0**16, "loss scale"  # a power of two changes no digit (Mic
 LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together; a place of a large vocabulary has 256,000
 
 
+Weights = Sequence[nn.Parameter]
+Gradients = Sequence[torch.Tensor | None]
+
+
 class Objective(Protocol):
     """What is minimised, over rows of which the body gave the hidden states."""
 
-    amplified: float  # what a loss is multiplied by before its gradients are taken, so that float16 can hold them
+    side_by_side: bool  # whether several micro-batches may be at it at once
 
     def parameters(self) -> list[nn.Parameter]:
         """Weights trained beside the adapter."""
@@ -37,8 +43,13 @@ class Objective(Protocol):
     def count(self, batch: np.ndarray) -> int:
         """Tokens of a batch that are spoken of as trained on."""
 
-    def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
-        """Pass gradients back from hidden states (B, T, H) of some rows of a batch; their share of its mean loss."""
+    def gradients(
+        self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray, weights: Weights, times: float
+    ) -> tuple[float, Gradients]:
+        """From hidden states (B, T, H) of some rows of a batch: their share of its mean loss, and what it passes back.
+
+        Gradients are of the loss multiplied by `times`, so that float16 can hold them; None for what is not reached.
+        """
 
     def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
         """Sums over rows of which the body gave the hidden states: "loss" in nats, what it is "of", "accuracy"."""
@@ -50,10 +61,12 @@ class LastToken:
     `y` holds class indices (n,) or the classes' probabilities (n, C), `weights` what the loss of each class counts.
     """
 
+    side_by_side = True
+
     def __init__(
         self, head: nn.Linear, y: np.ndarray, lengths: Sequence[int], weights: Sequence[float] | None = None
     ) -> None:
-        self.head, self.lengths, self.amplified = head, np.asarray(lengths), 1.0
+        self.head, self.lengths = head, np.asarray(lengths)
         self.class_weights = None if weights is None else torch.tensor(weights, device=head.weight.device)
         self.y = torch.as_tensor(y, dtype=torch.float32 if y.ndim == 2 else torch.int64, device=head.weight.device)
 
@@ -68,10 +81,11 @@ class LastToken:
     def count(self, batch: np.ndarray) -> int:
         return int(self.lengths[batch].sum())
 
-    def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
+    def gradients(
+        self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray, weights: Weights, times: float
+    ) -> tuple[float, Gradients]:
         loss = self._loss(self._logits(hidden, rows), self.y[rows]) / len(batch)
-        (loss * self.amplified).backward()
-        return loss.item()
+        return loss.item(), torch.autograd.grad(loss * times, weights, allow_unused=True)
 
     def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
         logits, y = self._logits(hidden, rows), self.y[rows]
@@ -115,9 +129,10 @@ class Answers:
     the blocks are passed through once for all.
     """
 
+    side_by_side = True
+
     def __init__(self, model: Any, pairs: Sequence[shared.Pair]) -> None:
         self.head, self.config, self.pairs = model.get_output_embeddings(), model.config, pairs
-        self.amplified = 1.0
 
     def parameters(self) -> list[nn.Parameter]:
         return []
@@ -125,19 +140,22 @@ class Answers:
     def count(self, batch: np.ndarray) -> int:
         return sum(len(self.pairs[i].target) for i in batch)
 
-    def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
+    def gradients(
+        self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray, weights: Weights, times: float
+    ) -> tuple[float, Gradients]:
         picked, token = self._picked(hidden, rows)
         at_once = self._at_once()
-        total, slopes = 0.0, []
+        total, slopes, of_head = 0.0, [], [None] * len(weights)
         for states, wanted in zip(picked.detach().split(at_once), token.split(at_once), strict=True):
             states.requires_grad_(True)
             logits = scoring.logits_of(self.head, self.config, states)  # (n, V)
             loss = nn.functional.cross_entropy(logits, wanted, reduction="sum") / self.count(batch)
-            (loss * self.amplified).backward()  # to the states, and to the head where it is trained too
-            slopes.append(torch.as_tensor(states.grad))
+            slope, *more = torch.autograd.grad(loss * times, [states, *weights], allow_unused=True)
+            slopes.append(slope)
+            of_head = _added(of_head, more)  # where it is trained too
             total += loss.item()
-        picked.backward(torch.cat(slopes))
-        return total
+        passed = torch.autograd.grad(picked, weights, torch.cat(slopes), allow_unused=True)
+        return total, _added(of_head, passed)
 
     def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
         picked, token = self._picked(hidden, rows)
@@ -156,6 +174,10 @@ class Answers:
 
     def _at_once(self) -> int:
         return max(1, LOGITS_AT_ONCE // int(self.config.vocab_size))
+
+
+def _added(some: Gradients, more: Gradients) -> list[torch.Tensor | None]:
+    return [b if a is None else a if b is None else a.add_(b) for a, b in zip(some, more, strict=True)]
 
 
 def blocks_of(model: nn.Module) -> nn.ModuleList:
@@ -220,6 +242,8 @@ class Loop:
         self.no_cache = {"use_cache": False} if model.get_output_embeddings() is not None else {}  # encoders have none
         named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.lora = list(named.values())
+        alone = config.trains == "weights" or self.border is not None or not objective.side_by_side
+        self.lanes = lanes.Lanes(1 if alone else lanes.usable(where))
         self.masters = [p.detach().float().clone().requires_grad_(True) for p in self.lora]
         self.trained = [*self.masters, *objective.parameters()]
         self.names = [*named, *(f"objective.{i}" for i in range(len(self.trained) - len(named)))]
@@ -234,11 +258,12 @@ class Loop:
         """Blocks below the first trained one run once, before the steps, where that can be."""
         first = len(blocks_of(self.body)) - self.config.last_blocks if self.config.last_blocks else 0
         self.states = prefix.states_of(self.body, first, self.rows, self.pad_id, self.where, self.key)
-        if self.states is None:
-            yield
-            return
-        with prefix.only_blocks(self.body, slice(first, None)):
-            yield
+        with self.lanes.opened():
+            if self.states is None:
+                yield
+                return
+            with prefix.only_blocks(self.body, slice(first, None)):
+                yield
 
     def gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
         """Mean loss of a batch and the norm of its gradients, which are then clipped.
@@ -253,14 +278,24 @@ class Loop:
 
     def _gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
         self.free()
-        self.objective.amplified, total = self.amplified, 0.0
-        for rows in self._parts(batch, max_tokens):
-            total += self.objective.backward(self._hidden(rows), rows, batch)
-            self._collect()
+        lengths, total = [len(self.rows[i]) for i in batch], 0.0
+        self.attention.fit(max(lengths))
+        side_by_side = self.lanes.parts(lengths, max_tokens)
+        if side_by_side is None:
+            found: Iterator[Any] = map(partial(self._part, batch), self._parts(batch, max_tokens))
+        else:
+            found = self.lanes.map(partial(self._part, batch), [batch[part] for part in side_by_side])
+        for loss, slopes in found:
+            total += loss
+            self._collect(slopes)
         if self.amplified != 1:
             for parameter in self.trained:
                 parameter.grad = None if parameter.grad is None else parameter.grad / self.amplified
         return total, float(nn.utils.clip_grad_norm_(self.trained, 1.0))
+
+    def _part(self, batch: np.ndarray, rows: np.ndarray) -> tuple[float, Gradients]:
+        weights = [*self.lora, *self.objective.parameters()]
+        return self.objective.gradients(self._hidden(rows), rows, batch, weights, self.amplified)
 
     def update(self, rate: float) -> None:
         """Step the masters, and give the model their values."""
@@ -272,8 +307,6 @@ class Loop:
     def free(self) -> None:
         """Forget all gradients."""
         self.optimiser.zero_grad(set_to_none=True)
-        for parameter in self.lora:
-            parameter.grad = None
 
     def recompute(self) -> bool:
         """Keep of every trained block its input alone, and compute the rest anew on the way back; False if that is so.
@@ -297,6 +330,7 @@ class Loop:
         """Mean loss on the held-out rows, and accuracy where there are labels."""
         sums: dict[str, float] = {}
         for rows in self._parts(np.arange(self.n_train, len(self.rows)), max_tokens):
+            self.attention.fit(max(len(self.rows[i]) for i in rows))
             for name, value in self.objective.measure(self._hidden(rows), rows).items():
                 sums[name] = sums.get(name, 0.0) + value
         return {name: value / sums["of"] for name, value in sums.items() if name != "of"}
@@ -343,7 +377,6 @@ class Loop:
             given = {"input_ids": ids}
         else:
             given = {"inputs_embeds": nn.utils.rnn.pad_sequence([self.states(i) for i in rows], batch_first=True)}
-        self.attention.fit(ids.shape[1])
         hidden: torch.Tensor = self.body(**given, attention_mask=mask, **self.no_cache).last_hidden_state
         return hidden
 
@@ -352,9 +385,7 @@ class Loop:
             for parameter, master in zip(self.lora, self.masters, strict=True):
                 parameter.copy_(master)
 
-    def _collect(self) -> None:
-        for parameter, master in zip(self.lora, self.masters, strict=True):
-            if parameter.grad is not None:
-                grad = parameter.grad.float()
-                master.grad = grad if master.grad is None else master.grad.add_(grad)
-                parameter.grad = None
+    def _collect(self, slopes: Gradients) -> None:
+        for master, slope in zip(self.trained, slopes, strict=True):
+            if slope is not None:
+                master.grad = slope.float() if master.grad is None else master.grad.add_(slope)

@@ -19,7 +19,7 @@ from torch import nn
 
 from slmkit.assets import ModelSource
 from slmkit.backends import _shared as shared
-from slmkit.backends._torch import depth, loading, scoring, training, traits
+from slmkit.backends._torch import depth, loading, loop, scoring, training, traits
 from slmkit.backends._torch import device as devices
 from slmkit.backends.base import LoRAConfig, Progress, Watch
 from slmkit.errors import InputError, SlmkitError
@@ -30,10 +30,11 @@ MAX_BYTES = 2 << 30  # of the teacher's states
 class Match:
     """Distance to the teacher's states, a mean over tokens and places: squared and relative, or 1 minus the cosine."""
 
+    side_by_side = False  # `states` are those of one pass
+
     def __init__(
         self, told: Sequence[torch.Tensor], blocks: Sequence[int], states: depth.States, *, cosine: bool
     ) -> None:
-        self.amplified = 1.0
         self.told, self.blocks, self.states, self.cosine = told, blocks, states, cosine  # told: (P, T, H) a row
 
     def parameters(self) -> list[nn.Parameter]:
@@ -42,10 +43,11 @@ class Match:
     def count(self, batch: np.ndarray) -> int:
         return sum(self.told[i].shape[1] for i in batch)
 
-    def backward(self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray) -> float:
+    def gradients(
+        self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray, weights: loop.Weights, times: float
+    ) -> tuple[float, loop.Gradients]:
         loss = self._sum(hidden, rows) / self.count(batch)
-        (loss * self.amplified).backward()  # type: ignore[no-untyped-call]
-        return loss.item()
+        return loss.item(), torch.autograd.grad(loss * times, weights, allow_unused=True)
 
     def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
         return {"loss": self._sum(hidden, rows).item(), "of": self.count(rows)}
