@@ -143,6 +143,19 @@ plots.writing_scores(scored, "Teacher, student, and the student on labels alone"
 retention.table({name: (made.figures, made.saving) for name, made in students.items()}).round(3)
 
 # %% [markdown]
+# **Exercise 60.1.** Which student gained most by its teacher over its labels alone, beyond what luck explains (p below 0.05)?
+# Write its name in quotes in place of the dots, or `"none"`, and run the cell: it says what it thinks of it.
+
+# %%
+from slmkit import workshop
+
+### BEGIN SOLUTION
+gains = {n: made.figures["gain"] for n, made in students.items() if made.figures["p_vs_labels"] < 0.05}
+answer_60_1 = max(gains, key=gains.get) if gains and max(gains.values()) > 0 else "none"
+### END SOLUTION
+workshop.check("60.1", answer_60_1, students=students)
+
+# %% [markdown]
 # ## The trap: test texts in the pool
 #
 # The pool comes from the same place as the test rows, so copies slip in, without labels and hence unsuspected. On Financial
@@ -174,6 +187,15 @@ for name, hits in right.items():
     found = metrics.mcnemar(hits, right["guarded"])
     span = f"{100 * found['difference']:+.1f} points ({100 * found['low']:+.1f} to {100 * found['high']:+.1f})"
     print(f"{name:<22} {hits.mean():6.1%} of {len(hits)} rows; against guarded {span}, p = {found['p']:.2g}")
+
+# %% [markdown]
+# **Exercise 60.2.** By how many points does the pool with the *labelled* test rows in it raise the score over the guarded one?
+
+# %%
+### BEGIN SOLUTION
+answer_60_2 = 100 * (right["leaking, with labels"].mean() - right["guarded"].mean())
+### END SOLUTION
+workshop.check("60.2", answer_60_2, right=right)
 
 # %% [markdown]
 # Not every leak shows. With texts alone the student comes nearer to its *teacher*, right or wrong; where the teacher is no

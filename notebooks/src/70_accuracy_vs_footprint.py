@@ -134,6 +134,18 @@ print(f"by luck alone about {0.05 * len(pairs):.0f} of {len(pairs)} would differ
 hidden[["first", "second", "n", "points", "low", "high", "p"]].round(3).head(5)
 
 # %% [markdown]
+# **Exercise 70.1.** Of the pairs whose intervals overlap, which share (0 to 1) differs row by row? Write your answer in place of
+# the dots and run the cell: it says what it thinks of it.
+
+# %%
+from slmkit import workshop
+
+### BEGIN SOLUTION
+answer_70_1 = pairs.loc[pairs["intervals_overlap"], "differ"].mean()
+### END SOLUTION
+workshop.check("70.1", answer_70_1, pairs=pairs)
+
+# %% [markdown]
 # ## When does a training pay?
 #
 # A prompt needs no training, and reads a long instruction for every message. A tuned adapter takes minutes first and reads
@@ -195,6 +207,16 @@ for goal in ({"calls": 0.2}, {"lose": 0.01}):
     print("\n".join(f"- {line}" for line in found.lines()))
     print(f"- a row takes {found.cost(*seconds):.3f} s instead of {seconds[1]:.3f}, and {found.cost(*joules):.2f} J")
     print(f"  instead of {joules[1]:.2f} ({larger.energy_origin}); recorded\n")
+
+# %% [markdown]
+# **Exercise 70.2.** `joules` holds what a row costs the floor and SmolLM2. What does a row cost on average, in joules, if 40 %
+# of the rows are handed on?
+
+# %%
+### BEGIN SOLUTION
+answer_70_2 = joules[0] + 0.4 * joules[1]
+### END SOLUTION
+workshop.check("70.2", answer_70_2, joules=joules)
 
 # %% [markdown]
 # **What it does not save:** bytes and memory. Both models have to be there. And it needs a larger model that is better: on the

@@ -81,6 +81,19 @@ for sentence in writing.sentences(tables["translation"]):
     print("-", sentence)
 
 # %% [markdown]
+# **Exercise 80.1.** `chrf` holds the model's score for each sentence, `of_german` that of the German left as it is. In which share
+# of the sentences (0 to 1) is the model nearer to the English? Write your answer in place of the dots and run the cell.
+
+# %%
+from slmkit import workshop
+
+chrf, of_german = score, writing.scores("translation", writing.floor("translation", list(german["text"])), german)
+### BEGIN SOLUTION
+answer_80_1 = (chrf > of_german).mean()
+### END SOLUTION
+workshop.check("80.1", answer_80_1, chrf=chrf, of_german=of_german)
+
+# %% [markdown]
 # ## A summary
 #
 # Short notices, each with two or three values that nobody may leave out: a date, a place, an amount. The measure is the share
@@ -187,7 +200,18 @@ for job, found in tables.items():
 from slmkit.estimate.several import side_by_side
 
 LARGER = ["phi-3-mini-4k-instruct", "gemma-2b-it", "llama-2-7b-chat", "mistral-7b-instruct-v0.3", "falcon-7b-instruct"]
-side_by_side([MODEL, *LARGER], method="generate", seq=256).round(2)
+larger = side_by_side([MODEL, *LARGER], method="generate", seq=256)
+larger.round(2)
+
+# %% [markdown]
+# **Exercise 80.2.** How many times as much memory (`peak_GB`) does the Mistral take in 16 bits as in 4, while it writes?
+
+# %%
+### BEGIN SOLUTION
+mistral = larger[larger["model"].str.startswith("Mistral")].set_index("bits")["peak_GB"]
+answer_80_2 = mistral[16] / mistral[4]
+### END SOLUTION
+workshop.check("80.2", answer_80_2, larger=larger)
 
 # %% [markdown]
 # And what was measured at full size, **recorded** on another machine: the real configurations in 4 bits with random weights,
