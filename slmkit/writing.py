@@ -130,8 +130,7 @@ def answers(
                 files.replace(place, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
                 if progress is not None:
                     progress(sum(key in kept for key in keys), len(keys))
-    names = Generation.__dataclass_fields__
-    return [Generation(**{name: kept[key][name] for name in names}) for key in keys]
+    return [_generation(kept[key]) for key in keys]
 
 
 def partly_recorded(
@@ -159,11 +158,11 @@ def partly_recorded(
     """
     n = len(asked) if live is None else min(live, len(asked))
     here = answers(model, asked[:n], out, max_new_tokens=max_new_tokens)
-    said = f"{n} written here"
-    if n == len(asked):
-        return [answer.text for answer in here], said
-    kept, where = _recorded(model, asked[n:], max_new_tokens)
-    return [*(answer.text for answer in here), *kept], f"{said}, {len(kept)} recorded on {where}"
+    kept, where = _recorded(model, asked[n:], max_new_tokens) if n < len(asked) else ([], "")
+    said = f"{n} written here" + (f", {len(kept)} recorded on {where}" if kept else "")
+    if cut := sum(answer.finish_reason == "length" for answer in [*here, *kept]):
+        said += f"; {cut} of them cut at {max_new_tokens} tokens"
+    return [answer.text for answer in [*here, *kept]], said
 
 
 def floor(job: str, texts: Sequence[str]) -> list[str]:
@@ -324,7 +323,11 @@ def _told(model: str, bits: int | None, backend: str | None, max_new_tokens: int
     return {"model": model, "revision": revision, "bits": bits, "backend": backend, "tokens": max_new_tokens}
 
 
-def _recorded(model: str, asked: Sequence[Turns], max_new_tokens: int) -> tuple[list[str], str]:
+def _generation(one: Mapping[str, Any]) -> Generation:
+    return Generation(**{name: one[name] for name in Generation.__dataclass_fields__})
+
+
+def _recorded(model: str, asked: Sequence[Turns], max_new_tokens: int) -> tuple[list[Generation], str]:
     """Shipped answers, and the machines they were written on."""
     from slmkit_data import path
 
@@ -337,7 +340,7 @@ def _recorded(model: str, asked: Sequence[Turns], max_new_tokens: int) -> tuple[
         )
     found = [kept[key] for key in keys]
     machines = sorted({f"{one['cpu']}, {one['cores']} cores" for one in found})
-    return [str(one["text"]) for one in found], "; ".join(text.clean(name, 80) for name in machines)
+    return [_generation(one) for one in found], "; ".join(text.clean(name, 80) for name in machines)
 
 
 def _key(told: Mapping[str, Any], turns: Turns) -> str:

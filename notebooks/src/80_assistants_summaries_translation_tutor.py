@@ -7,7 +7,7 @@
 #
 # | profile | what it does | time on 2 cores | memory |
 # |---|---|---|---|
-# | `tiny` | two texts of a job are answered here, the others were recorded | about a minute | under 1.5 GB |
+# | `tiny` | one or two texts of a job are answered here, the others were recorded | about a minute | under 1.5 GB |
 # | `laptop` | all 80 texts are answered here | about ten minutes | under 1.5 GB |
 #
 # *Recorded* means: the same model answered the same texts earlier, on the machine that is named; the answers come with
@@ -39,7 +39,8 @@ print(
 
 # %%
 MODEL, TITLE = "smollm2-135m-instruct", "SmolLM2-135M-Instruct"
-LIVE = {"tiny": 2, "laptop": None}[PROFILE]  # answers of a job that are written here; None is all of them
+FEW = {"translation": 2, "summary": 1, "tutor": 2, "assistant": 1}  # answers that are written here
+LIVE = {"tiny": FEW, "laptop": {}}[PROFILE]  # without a number all of them are
 OUT = f"answers/80_{PROFILE}"
 needed = slmkit.estimate(MODEL, method="generate")
 low, high = needed.times.written_per_s
@@ -65,7 +66,7 @@ def written(job: str, texts: list[str]) -> list[str]:
     """The model's answers to some texts; it is said how many were written here."""
     tokens = writing.JOBS[job].max_new_tokens
     asked = writing.prompts(job, texts)
-    answers, origin = writing.partly_recorded(MODEL, asked, OUT, live=LIVE, max_new_tokens=tokens)
+    answers, origin = writing.partly_recorded(MODEL, asked, OUT, live=LIVE.get(job), max_new_tokens=tokens)
     print(f"{len(answers)} answers: {origin}")
     return answers
 
@@ -155,7 +156,7 @@ one, three = (facts.nearest(writing.WordCounts(known), known, k) for k in (1, 3)
 noted = [facts.with_notes(question.turns, three(question)) for question in asked]
 spoken = {"floor: the nearest fact, read out": [one(question)[0] for question in asked]}
 for name, turns in (("alone", [question.turns for question in asked]), ("with notes", noted)):
-    answers, origin = writing.partly_recorded(MODEL, turns, OUT, live=LIVE and 1, max_new_tokens=48)
+    answers, origin = writing.partly_recorded(MODEL, turns, OUT, live=LIVE.get("assistant"), max_new_tokens=48)
     spoken[f"{TITLE}, {name}"] = answers
     print(f"{name}: {origin}")
 pd.DataFrame({"question": [q.said for q in asked], "asked for": [", ".join(q.values) for q in asked], **spoken}).head(6)
@@ -243,8 +244,8 @@ sizes.assign(decode=full_size["decode_tokens_per_s"]).round(2)
 #
 # **What to try next.**
 #
-# - A larger model that fits: put its name in `MODEL` (`slmkit models --fits`) and `None` in `LIVE`.
-# - All of them on your machine: `PROFILE = "laptop"`, or another number in `LIVE`. Are the answers the recorded ones?
+# - A larger model that fits: put its name in `MODEL` (`slmkit models --fits`) and `{}` in `LIVE`.
+# - All of them on your machine: `PROFILE = "laptop"`, or other numbers in `FEW`. Are the answers the recorded ones?
 # - Your own job: an instruction, a measure and a floor are one `writing.Job`.
 #
 # ## If something went wrong
@@ -255,6 +256,6 @@ sizes.assign(decode=full_size["decode_tokens_per_s"]).round(2)
 # | `does not hold answers` | the file in `answers` was altered or cut: remove it |
 # | `NotEnoughMemory` | close other programs; the message shows the arithmetic and the largest model that fits |
 # | answers end in the middle | they are cut at a number of tokens, `max_new_tokens`, to keep the time short |
-# | `not among those recorded` | only the model of this notebook was recorded: `LIVE = None` |
+# | `not among those recorded` | only the model of this notebook was recorded: `LIVE = {}` |
 # | other answers than a neighbour's | another machine rounds otherwise; the next likeliest token may then win |
 # | a model is missing, or anything else | `slmkit doctor` in a terminal, and read its `[FAIL]` lines |
