@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from decimal import Decimal
 from pathlib import Path
@@ -101,6 +102,25 @@ def test_answers_are_kept_as_they_come_and_not_asked_for_again(tiny_decoder: Mod
     (tmp_path / "a" / writing.FILE).write_text('{"a": 1}')
     with pytest.raises(AssetError, match=r"answers.json does not hold answers: remove it"):
         writing.answers(model, asked, tmp_path / "a", **how)
+
+
+def test_some_answers_are_written_here_and_the_rest_is_marked_as_recorded(
+    tiny_decoder: ModelSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(tiny_decoder.folder)
+    asked = writing.prompts("tutor", list(writing.rows("tutor", 3)["text"]))
+    texts, origin = writing.partly_recorded(model, asked, tmp_path / "all", live=None, max_new_tokens=3)
+    assert len(texts) == 3 and origin == "3 written here; 3 of them cut at 3 tokens"
+    with pytest.raises(InputError, match=r"2 of 2 answers of .* are not among those recorded .* here \(live=None\)"):
+        writing.partly_recorded(model, asked, tmp_path / "all", live=1, max_new_tokens=3)
+    (tmp_path / "answers").mkdir()
+    kept = json.loads((tmp_path / "all" / writing.FILE).read_text())
+    kept = {key: {**one, "cpu": "Old CPU", "cores": 8} for key, one in kept.items()}
+    (tmp_path / "answers" / writing.FILE).write_text(json.dumps(kept))
+    monkeypatch.setattr(slmkit_data, "path", lambda name: tmp_path / name)
+    again, origin = writing.partly_recorded(model, asked, tmp_path / "here", live=1, max_new_tokens=3)
+    assert again == texts and origin.startswith("1 written here, 2 recorded on Old CPU, 8 cores; 3 of them cut")
+    assert len(json.loads((tmp_path / "here" / writing.FILE).read_text())) == 1
 
 
 def test_word_counts_find_the_fact_that_shares_words() -> None:
