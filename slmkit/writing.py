@@ -21,8 +21,9 @@ import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from slmkit import assets, backends, files, footprint, metrics, overlap, text
-from slmkit.backends.base import Generation
+from slmkit.backends.base import Generation, Progress
 from slmkit.errors import AssetError, InputError, unknown
+from slmkit.jobs.background import Job as Background
 from slmkit.tuning import facts, values
 from slmkit.tuning.facts import Question
 
@@ -93,7 +94,7 @@ def answers(
     bits: int | None = None,
     backend: str | None = None,
     max_new_tokens: int = 64,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Generation]:
     """Let a model answer, one conversation at a time, always the likeliest token; what is in `out` is not asked again.
 
@@ -108,7 +109,7 @@ def answers(
     bits, backend, max_new_tokens
         As `slmkit.load` and `LanguageModel.generate` take them.
     progress : callable or None
-        Gets the number of answers there are and of all.
+        Gets {"step", "steps"}: the number of answers there are, and of all.
 
     Returns
     -------
@@ -126,10 +127,11 @@ def answers(
         with backends.load(model, bits=bits, backend=backend) as loaded:
             for i in missing:
                 (answer,) = loaded.generate([loaded.dialogue_prompt(asked[i])], max_new_tokens)
-                kept[keys[i]] = {**asdict(answer), **told, "cpu": machine["cpu"], "cores": machine["cores"]}
+                here = {"cpu": machine["cpu"], "cores": machine["cores"], "peak_ram_bytes": footprint.peak_ram_bytes()}
+                kept[keys[i]] = {**asdict(answer), **told, **here}
                 files.replace(place, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
                 if progress is not None:
-                    progress(sum(key in kept for key in keys), len(keys))
+                    progress({"step": sum(key in kept for key in keys), "steps": len(keys)})
     return [_generation(kept[key]) for key in keys]
 
 
@@ -137,6 +139,8 @@ def partly_recorded(
     model: str, asked: Sequence[Turns], out: str | Path, *, live: int | None, max_new_tokens: int = 64
 ) -> tuple[list[str], str]:
     """Answers of which the first `live` are written here and now, the others were recorded and come with slmkit.
+
+    The model runs in a process of its own, so that all its memory is given back, and is unpacked in another one.
 
     Parameters
     ----------
@@ -157,12 +161,22 @@ def partly_recorded(
         Answers that are neither asked here nor recorded: another model or revision, other texts.
     """
     n = len(asked) if live is None else min(live, len(asked))
+    there = _kept(Path(out) / FILE)
+    if any(_key(_told(model, None, None, max_new_tokens), turns) not in there for turns in asked[:n]):
+        Background(_unpack, model).start(in_child=True).result()
+        Background(answers, model, list(asked[:n]), out, max_new_tokens=max_new_tokens).start(in_child=True).result()
     here = answers(model, asked[:n], out, max_new_tokens=max_new_tokens)
     kept, where = _recorded(model, asked[n:], max_new_tokens) if n < len(asked) else ([], "")
     said = f"{n} written here" + (f", {len(kept)} recorded on {where}" if kept else "")
     if cut := sum(answer.finish_reason == "length" for answer in [*here, *kept]):
         said += f"; {cut} of them cut at {max_new_tokens} tokens"
     return [answer.text for answer in [*here, *kept]], said
+
+
+def peak_ram_bytes(out: str | Path) -> int | None:
+    """The most memory that a process held which wrote answers into `out`; None where nobody knows."""
+    known = [one["peak_ram_bytes"] for one in _kept(Path(out) / FILE).values() if one.get("peak_ram_bytes")]
+    return max(known, default=None)
 
 
 def floor(job: str, texts: Sequence[str]) -> list[str]:
@@ -321,6 +335,11 @@ def _told(model: str, bits: int | None, backend: str | None, max_new_tokens: int
     """What makes an answer this one and no other, beside what was asked."""
     revision = assets.resolve(model).revision
     return {"model": model, "revision": revision, "bits": bits, "backend": backend, "tokens": max_new_tokens}
+
+
+def _unpack(model: str) -> None:
+    """Make the copy of a model's packed file that is loaded from, where there is none yet."""
+    backends.prepare(assets.resolve(model))
 
 
 def _generation(one: Mapping[str, Any]) -> Generation:

@@ -82,16 +82,19 @@ def test_jobs_and_answers_that_do_not_fit_are_named() -> None:
 def test_answers_are_kept_as_they_come_and_not_asked_for_again(tiny_decoder: ModelSource, tmp_path: Path) -> None:
     model, seen = str(tiny_decoder.folder), []
 
-    def stop_after_two(n: int, total: int) -> None:
-        seen.append((n, total))
-        if n == 2:
+    def told(event: dict) -> None:
+        seen.append((event["step"], event["steps"]))
+
+    def stop_after_two(event: dict) -> None:
+        told(event)
+        if event["step"] == 2:
             raise KeyboardInterrupt
 
     asked = writing.prompts("tutor", list(writing.rows("tutor", 3)["text"]))
     how = {"bits": 16, "max_new_tokens": 4}
     with pytest.raises(KeyboardInterrupt):
         writing.answers(model, asked, tmp_path / "a", **how, progress=stop_after_two)
-    found = writing.answers(model, asked, tmp_path / "a", **how, progress=lambda n, total: seen.append((n, total)))
+    found = writing.answers(model, asked, tmp_path / "a", **how, progress=told)
     assert seen == [(1, 3), (2, 3), (3, 3)]
     again = writing.answers(model, asked, tmp_path / "a", **how, progress=lambda *_: pytest.fail("asked again"))
     assert again == found and all(answer.n_new_tokens <= 4 and answer.seconds > 0 for answer in found)
@@ -110,6 +113,7 @@ def test_some_answers_are_written_here_and_the_rest_is_marked_as_recorded(
     model = str(tiny_decoder.folder)
     asked = writing.prompts("tutor", list(writing.rows("tutor", 3)["text"]))
     texts, origin = writing.partly_recorded(model, asked, tmp_path / "all", live=None, max_new_tokens=3)
+    assert 10**7 < writing.peak_ram_bytes(tmp_path / "all") < 10**10 and writing.peak_ram_bytes(tmp_path) is None
     assert len(texts) == 3 and origin == "3 written here; 3 of them cut at 3 tokens"
     with pytest.raises(InputError, match=r"2 of 2 answers of .* are not among those recorded .* here \(live=None\)"):
         writing.partly_recorded(model, asked, tmp_path / "all", live=1, max_new_tokens=3)

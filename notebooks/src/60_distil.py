@@ -121,7 +121,7 @@ if not half.is_dir():
 card = assets.read_json(half / "slmkit_pruned.json")
 print(f"{len(card['kept'])} of {card['blocks']} blocks left: {card['kept']} (counted from 0)")
 print(
-    f"{card['n_parameters'] / 1e6:.1f} of {card['base_parameters'] / 1e6:.1f} million parameters; the rest are embeddings"
+    f"{card['n_parameters'] / 1e6:.1f} of {card['base_parameters'] / 1e6:.1f} million parameters; most of these are embeddings"
 )
 kinds = {"half of MiniLM": str(half)} | ({"MiniLM": "minilm"} if PROFILE == "laptop" else {})
 for name, model in kinds.items():
@@ -140,7 +140,7 @@ scored = retention.scores({name: made.figures for name, made in students.items()
 plots.writing_scores(scored, "Teacher, student, and the student on labels alone", "Accuracy (%)")
 
 # %%
-retention.table({name: (made.figures, made.saving) for name, made in students.items()}).round(3)
+retention.table({name: (made.figures, made.saving) for name, made in students.items()}).round(3).set_index("student").T
 
 # %% [markdown]
 # **Exercise 60.1.** Which student gained most by its teacher over its labels alone, beyond what luck explains (p below 0.05)?
@@ -171,8 +171,8 @@ print("switched off:", *leaking.lines()[:4], sep="\n  ")
 
 # %% [markdown]
 # The two students are scored on the very same rows, so the difference can be tested. **It is not skill**: the second one has
-# learned the answers by heart. And it does not take labels. The texts alone are enough to raise a score, if less: what the
-# teacher says of just these texts is what is asked in the test.
+# learned the answers by heart. And the texts alone, without a label? Then the student learns by heart what its *teacher*
+# says of just these texts, and its score moves to the teacher's: up with a good one, as in the famous case, or down.
 
 # %%
 from slmkit import metrics
@@ -198,8 +198,7 @@ answer_60_2 = 100 * (right["leaking, with labels"].mean() - right["guarded"].mea
 workshop.check("60.2", answer_60_2, right=right)
 
 # %% [markdown]
-# Not every leak shows. With texts alone the student comes nearer to its *teacher*, right or wrong; where the teacher is no
-# better than the student, nothing is gained. The score is no less wrong for that: it says nothing of new texts.
+# So not every leak shows as a high score. It is no less wrong for that: it says nothing of new texts.
 #
 # ## Use it
 #

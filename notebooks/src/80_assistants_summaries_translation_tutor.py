@@ -39,7 +39,7 @@ print(
 
 # %%
 MODEL, TITLE = "smollm2-135m-instruct", "SmolLM2-135M-Instruct"
-FEW = {"translation": 2, "summary": 1, "tutor": 2, "assistant": 1}  # answers that are written here
+FEW = {"translation": 2, "summary": 1, "tutor": 1, "alone": 0, "with notes": 1}  # answers that are written here
 LIVE = {"tiny": FEW, "laptop": {}}[PROFILE]  # without a number all of them are
 OUT = f"answers/80_{PROFILE}"
 needed = slmkit.estimate(MODEL, method="generate")
@@ -156,7 +156,7 @@ one, three = (facts.nearest(writing.WordCounts(known), known, k) for k in (1, 3)
 noted = [facts.with_notes(question.turns, three(question)) for question in asked]
 spoken = {"floor: the nearest fact, read out": [one(question)[0] for question in asked]}
 for name, turns in (("alone", [question.turns for question in asked]), ("with notes", noted)):
-    answers, origin = writing.partly_recorded(MODEL, turns, OUT, live=LIVE.get("assistant"), max_new_tokens=48)
+    answers, origin = writing.partly_recorded(MODEL, turns, OUT, live=LIVE.get(name), max_new_tokens=48)
     spoken[f"{TITLE}, {name}"] = answers
     print(f"{name}: {origin}")
 pd.DataFrame({"question": [q.said for q in asked], "asked for": [", ".join(q.values) for q in asked], **spoken}).head(6)
@@ -167,6 +167,7 @@ for sentence in writing.sentences(tables["assistant"]):
     print("-", sentence)
 for row in tables["assistant"].to_dict("records"):
     print(f"- {row['writer']}: {row['invented']:.0%} of its answers state an amount or a time that stands nowhere")
+print(f"At most {(writing.peak_ram_bytes(OUT) or 0) / 1e6:.0f} MB in one process that wrote")
 
 # %% [markdown]
 # **The trap:** a value that is stated is not yet a sentence that is right: "you do *not* pay 9.60 euros" states 9.60 euros.
