@@ -33,4 +33,4 @@ constraints:  ## write constraints.txt from a fresh environment
 	@$(PYTHON) tools/build_constraints.py
 
 clean:  ## remove what the targets above made, but not .venv
-	@rm -rf runs report.html notebooks/runs notebooks/my_data build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf runs report.html notebooks/runs notebooks/my_data notebooks/quantised notebooks/exports_example build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -49,6 +49,7 @@ _MODULES = (
     "doctor",
     "estimate",
     "metrics",
+    "playground",
     "plots",
     "report",
     "runs",

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from slmkit import __version__
 from slmkit.commands import adapters, curve, data, distil, options, tune
+from slmkit.commands import workshop as workshop_commands
 from slmkit.errors import InputError, SlmkitError
 
 STOPPED = 130
@@ -72,6 +73,8 @@ app.command(short_help="Tune a model on labels or dialogues.")(tune.tune)
 adapters.add_to(app)
 distil.add_to(app)
 app.command("learning-curve", short_help="Is it worth labelling more?")(curve.learning_curve)
+app.command(short_help="Fill a folder for a room without internet.")(workshop_commands.prefetch)
+app.command(short_help="A student's results as one file.")(workshop_commands.export)
 app.add_typer(data.app, name="data", short_help="Data sets, their cards, and checks of your own rows.")
 
 
@@ -253,6 +256,12 @@ def doctor(
         Path | None,
         typer.Option(metavar="DIR", help="Look at a saved classifier or a tuned folder instead of the machine."),
     ] = None,
+    workshop: Annotated[
+        bool, typer.Option("--workshop", help="Look at what a class needs, and give a code word to report.")
+    ] = False,
+    decode: Annotated[
+        str | None, typer.Option(metavar="WORD", help="For the teacher: which checks a code word says failed.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")] = False,
 ) -> None:
     """Say what this machine can do, and how to mend what it cannot; with --model, what is wrong with a tuned model.
@@ -261,6 +270,9 @@ def doctor(
     """
     from slmkit import doctor as checkup
 
+    if decode is not None or workshop:
+        workshop_commands.show_room(decode, as_json)
+        return
     if model is not None:
         from slmkit.guard import checkup as of_models
 

@@ -187,23 +187,23 @@ def _limits() -> Iterator[Check]:
 def _disk() -> Iterator[Check]:
     folder = assets.cache_dir()
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    shown = _shown(folder)
+    named = shown(folder)
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         yield Check(
-            "disk", FAIL, f"the cache folder {shown} cannot be written to", "export SLMKIT_CACHE=~/slmkit-cache"
+            "disk", FAIL, f"the cache folder {named} cannot be written to", "export SLMKIT_CACHE=~/slmkit-cache"
         )
         return
     free = shutil.disk_usage(there).free
     status = FAIL if free < DISK_FAIL_BYTES else WARN if free < DISK_WARN_BYTES else OK
     mend = "" if status == OK else "free some space, or: export SLMKIT_CACHE=<a folder on another disk>"
-    yield Check("disk", status, f"{free / 1e9:.1f} GB free for the cache in {shown}", mend)
+    yield Check("disk", status, f"{free / 1e9:.1f} GB free for the cache in {named}", mend)
 
 
 def _cache() -> Iterator[Check]:
     broken = assets.verify_cache()
     for folder, problem in broken:
         yield Check(
-            "cache", WARN, f"{_shown(folder)}: {problem}; it is made again when needed", f'rm -r "{_shown(folder)}"'
+            "cache", WARN, f"{shown(folder)}: {problem}; it is made again when needed", f'rm -r "{shown(folder)}"'
         )
     if not broken:
         yield Check("cache", OK, "every cached copy is whole")
@@ -244,9 +244,9 @@ def _mirror() -> Iterator[Check]:
         )
         yield Check("data mirror", WARN, message, mend)
     elif not folder.is_dir():
-        yield Check("data mirror", FAIL, f"SLMKIT_ASSETS names {_shown(folder)}, which is no folder", mend)
+        yield Check("data mirror", FAIL, f"SLMKIT_ASSETS names {shown(folder)}, which is no folder", mend)
     else:
-        yield Check("data mirror", OK, _shown(folder))
+        yield Check("data mirror", OK, shown(folder))
 
 
 def _energy() -> Iterator[Check]:
@@ -290,7 +290,7 @@ def _bad_limit() -> str | None:
     return None
 
 
-def _shown(path: Path) -> str:
+def shown(path: Path) -> str:
     """A path with the home folder as ~, so that a pasted report names nobody."""
     home = str(Path.home())
     return "~" + str(path)[len(home) :] if str(path).startswith(home + os.sep) else str(path)

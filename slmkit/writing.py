@@ -163,7 +163,9 @@ def partly_recorded(
     n = len(asked) if live is None else min(live, len(asked))
     there = _kept(Path(out) / FILE)
     if any(_key(_told(model, None, None, max_new_tokens), turns) not in there for turns in asked[:n]):
-        Background(_unpack, model).start(in_child=True).result()
+        source = assets.resolve(model)
+        if source.gguf is not None and not assets.is_whole(source.folder):
+            Background(_unpack, model).start(in_child=True).result()
         Background(answers, model, list(asked[:n]), out, max_new_tokens=max_new_tokens).start(in_child=True).result()
     here = answers(model, asked[:n], out, max_new_tokens=max_new_tokens)
     kept, where = _recorded(model, asked[n:], max_new_tokens) if n < len(asked) else ([], "")

@@ -1,4 +1,4 @@
-"""A kernel of its own for one notebook, cut off from the network, and what its cells put out and leave behind.
+"""A kernel of its own for one notebook, as on Binder: offline, in 2 GB; what its cells put out and leave behind.
 
 The kernel and all processes it starts can reach nothing but this machine: a `sitecustomize` in front of their path
 refuses every other address.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any
 
 import psutil
 import pytest
+from confined import confined
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
@@ -25,6 +27,8 @@ build_notebooks = pytest.importorskip("tools.build_notebooks")
 
 ROOT = Path(__file__).resolve().parent.parent
 PLOTLY = "application/vnd.plotly.v1+json"
+BINDER_BYTES = 2 * 2**30  # for a session, which the server is a part of
+SERVER_BYTES = 100_000_000  # JupyterLab's own process
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 ONLY_LOOPBACK = """
 import socket
@@ -52,6 +56,14 @@ import socket, subprocess, sys
 code = "import socket; socket.create_connection(('192.0.2.1', 80), 1)"
 print(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stderr.splitlines()[-1])
 """
+
+
+def as_on_binder() -> dict[str, str]:
+    """This environment as binder/start changes it: profile tiny, offline, one thread, 2 GB."""
+    keep = {name: value for name, value in os.environ.items() if name not in ("MEM_LIMIT", "SLMKIT_PROFILE")}
+    start = [str(ROOT / "binder" / "start"), "env", "-0"]
+    done = subprocess.run(start, env=keep, capture_output=True, text=True, check=True)
+    return dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
 
 
 class Executed:
@@ -82,7 +94,8 @@ class Kernel:
         path = os.pathsep.join([str(guard), str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
         self._passed: dict[str, list[Executed]] = {}
         self.peak_bytes: dict[str, int] = {}
-        self.env = {**os.environ, "PYTHONPATH": path, "SLMKIT_PROFILE": "tiny"}
+        self.held_by = "nothing: measured only"
+        self.env = {**as_on_binder(), "PYTHONPATH": path}
 
     def passes(self, name: str, n: int) -> list[Executed]:
         """Run all cells of a notebook n times, one pass after the other, in the same kernel; asked again, the same.
@@ -102,7 +115,14 @@ class Kernel:
         book.cells.append(probe)
         client = nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(self.folder)}})
         found = []
-        with client.setup_kernel(env=self.env, cwd=str(self.folder)), watching(client.km.provisioner.pid) as peak:
+        with (
+            confined(BINDER_BYTES - SERVER_BYTES) as group,
+            client.setup_kernel(env=self.env, cwd=str(self.folder)),
+            watching(client.km.provisioner.pid) as peak,
+        ):
+            if group:
+                group.add(client.km.provisioner.pid)
+                self.held_by = "a control group"
             client.execute_cell(probe, len(book.cells) - 1)
             assert "blocked by the test: 192.0.2.1" in probe.outputs[0].text
             for turn in range(n):
@@ -161,6 +181,7 @@ def twice(kernel: Kernel, name: str, record_property: Any) -> tuple[Executed, Ex
     record_property("first_pass_s", round(first.seconds, 1))
     record_property("second_pass_s", round(second.seconds, 1))
     record_property("all_processes_peak_mb", round(kernel.peak_bytes[name] / 1e6))
+    record_property("memory_held_by", kernel.held_by)
     for executed in (first, second):
         assert_clean(executed)
     assert re.match(

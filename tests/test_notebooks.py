@@ -77,6 +77,28 @@ def test_four_bits_runs_offline_twice_in_one_kernel(walked: Any, record_property
     assert second.seconds < first.seconds / 2
 
 
+@pytest.mark.real
+@pytest.mark.slow
+def test_instructor_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:
+    kernel = walked("90_instructor")
+    first, _ = twice(kernel, "90_instructor", record_property)
+    assert "1 x amber-acorn: every check is fine" in first.printed and "2 of 8 checks failed" in first.printed
+    n_runs, n_students, n_measured = numbers(r"^(\d+) runs of (\d+) students in .*, (\d+) measured", first.printed)
+    assert (n_students, n_measured) == (2, 1) and n_runs == 1 + n_recorded(kernel)
+    assert "recorded on: " in first.printed and "Intel(R) Xeon" in first.printed
+    (picture,) = first.of_type(PLOTLY)
+    opacities = [shade for trace in picture["data"] for shade in trace["marker"]["opacity"]]
+    assert sorted(opacities) == [0.45] * (n_runs - 1) + [0.95]
+    words, ranges, spread, progress = first.of_type("text/html")
+    assert "brisk-acorn" in words and "TF-IDF floor" in spread and "teacher" in progress
+    assert len(re.findall(r"\d+ to \d+ %", ranges)) == 3 * n_recorded(kernel)
+
+
+def n_recorded(kernel: Kernel) -> int:
+    """Shipped records of the fraud messages with seed 0, as the notebook wrote them down."""
+    return len(list((kernel.folder / "runs" / "90_recorded" / "runs").glob("*.json")))
+
+
 def assert_bits_are_told_honestly(executed: Executed) -> None:
     """NF4 errs less than even levels, whole-model bytes are counted, and few rows are said not to tell."""
     printed = executed.printed

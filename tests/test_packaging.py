@@ -172,7 +172,13 @@ def test_wheel_holds_the_data_the_types_and_the_tasks(tmp_path: Path) -> None:
     modules |= {f"slmkit_{p.relative_to(ROOT).as_posix()}" for p in widgets}
     pages = {p.relative_to(ROOT).as_posix() for p in (ROOT / "slmkit").rglob("*.html")}
     assert csvs and cards and pages
-    missing = (csvs | cards | modules | pages | {"slmkit/py.typed", "slmkit_data/__init__.py"}) - names
+    missing = (
+        csvs
+        | cards
+        | modules
+        | pages
+        | {"slmkit/py.typed", "slmkit/workshop/solutions.json", "slmkit_data/__init__.py"}
+    ) - names
     assert not missing, f"not in the wheel: {sorted(missing)}"
     assert not [n for n in names if n.startswith(("tests/", "tools/", "notebooks/"))]
 

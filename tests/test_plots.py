@@ -226,3 +226,13 @@ def test_a_crowd_lies_behind_the_named_runs_inside_the_axes_with_a_bound() -> No
     assert 10**low < 1 and 10**high > max(dots.x) and figure.layout.xaxis.type == "log"
     bottom, top = figure.layout.yaxis.range
     assert bottom < 30 and top > 100 * max(y for _, y in crowd)
+
+
+def test_lengths_stand_beside_the_limits_that_would_cut_them() -> None:
+    figure = plots.text_lengths([10] * 6 + [40] * 3 + [200], [32, 64])
+    assert sum(figure.data[0].y) == 10 and figure.layout.xaxis.title.text == "tokens of a text"
+    assert [a.text for a in figure.layout.annotations] == ["at 32: 40% are cut", "at 64: 10% are cut"]
+    assert [line.x0 for line in figure.layout.shapes] == [32, 64]
+    assert figure.layout.xaxis.range[1] > 200
+    with pytest.raises(InputError, match="at least one text's tokens"):
+        plots.text_lengths([], [32])

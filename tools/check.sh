@@ -16,6 +16,7 @@ if [ -z "${SLMKIT_ASSETS:-}" ] && [ -d ../shared/data ]; then
   export SLMKIT_ASSETS
 fi
 export TOKENIZERS_PARALLELISM=false
+export SLMKIT_SCREENSHOTS="${SLMKIT_SCREENSHOTS:-$PWD/build/screenshots}" # what the browser tests saw
 
 step ruff check .
 step ruff format --check .

@@ -14,8 +14,10 @@ _WHERE = {
     "Labeller": "labeller",
     "ModelPicker": "picker",
     "ParetoExplorer": "pareto",
+    "Playground": "playground",
     "ThresholdExplorer": "threshold",
     "Tuner": "tuner",
+    "Workbench": "workbench",
     "labelled": "models.labelfile",
 }
 __all__ = [*_WHERE]

@@ -82,7 +82,7 @@ class View(w.VBox):
             for line, old in zip(shown, there, strict=False):
                 old.value = display.plain(line, LABEL_LIMIT)
             box.children = (*there[: len(shown)], *(label(line) for line in shown[len(there) :]))
-            _close_all(there[len(shown) :])
+            close_all(there[len(shown) :])
             for (i, _), each in zip(cut, box.children, strict=True):
                 each.layout.margin = GOES_ON if i else None
             box.layout.display = "" if shown else "none"
@@ -150,15 +150,20 @@ class View(w.VBox):
     def copied(self, name: str, description: str) -> w.Textarea:
         """A trait as a text to be read, selected and copied with the keyboard: what is typed into it is taken back."""
         box = w.Textarea(description=description, style=STYLE, continuous_update=False, layout={"width": WIDE})
+        self.readonly(box, name)
+        self.follow(name, lambda: setattr(box, "rows", min(14, max(2, getattr(self.model, name).count("\n") + 1))))
+        return box
+
+    def readonly(self, box: w.Textarea, name: str, i: int | None = None) -> None:
+        """Show a trait, or its item `i`, in a box; what is typed into it is taken back."""
 
         def update(_change: Any = None) -> None:
-            said = getattr(self.model, name)
-            box.value, box.rows = said, min(14, max(2, said.count("\n") + 1))
+            told = getattr(self.model, name)
+            box.value = told if i is None else told[i]
 
         box.observe(update, "value")
         self._undo.append(lambda: box.unobserve(update, "value"))
         self.follow(name, update)
-        return box
 
     # -- its end, and places without widgets
 
@@ -173,7 +178,7 @@ class View(w.VBox):
         if not self._shared:
             self.model.close()
         lifetimes.forget(self)
-        _close_all(self.children)
+        close_all(self.children)
         self.layout.close()
         super().close()
 
@@ -203,10 +208,10 @@ def heading(said: str) -> w.Label:
     return label(said, strong=True)
 
 
-def _close_all(children: Sequence[w.Widget]) -> None:
+def close_all(children: Sequence[w.Widget]) -> None:
     """Close widgets with all they hold; layouts and styles are widgets too, and their owners leave them open."""
     for child in children:
-        _close_all(getattr(child, "children", ()))
+        close_all(getattr(child, "children", ()))
         for part in (child.layout, getattr(child, "style", None), child):
             if isinstance(part, w.Widget):
                 part.close()

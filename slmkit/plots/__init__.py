@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from slmkit.plots.bits import bits_cost
 from slmkit.plots.cascade import cascade_curve
+from slmkit.plots.classroom import class_results
 from slmkit.plots.course import training_course
 from slmkit.plots.curve import learning_curve
 from slmkit.plots.explorer import accuracy_in_a_crowd
@@ -19,6 +20,7 @@ from slmkit.plots.rates import learning_rates
 from slmkit.plots.saving import save
 from slmkit.plots.scores import calibration, per_class_recall
 from slmkit.plots.threshold import confusion_matrix, threshold_cost
+from slmkit.plots.tried import label_probabilities, word_changes
 from slmkit.plots.writing import writing_scores
 from slmkit.verdict import verdicts
 
@@ -28,8 +30,10 @@ __all__ = [
     "bits_cost",
     "calibration",
     "cascade_curve",
+    "class_results",
     "confusion_matrix",
     "facts_vs_cost",
+    "label_probabilities",
     "learning_curve",
     "learning_rates",
     "memory_by_layer",
@@ -42,4 +46,5 @@ __all__ = [
     "training_course",
     "verdicts",
     "writing_scores",
+    "word_changes",
 ]

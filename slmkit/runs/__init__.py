@@ -142,12 +142,16 @@ def write_run(run: Run, folder: Path, probabilities: pd.DataFrame | None = None)
     """
     folder.mkdir(parents=True, exist_ok=True)
     if probabilities is not None:
-        cells = probabilities.assign(**{c: probabilities[c].map(tables.guarded) for c in ("label", "predicted")})
-        document = cells.to_csv(index=False, lineterminator="\n", float_format="%.6g")
-        files.replace(folder / f"{run.stem}{PROBABILITIES}", document)
+        files.replace(folder / f"{run.stem}{PROBABILITIES}", probability_document(probabilities))
     path = folder / f"{run.stem}.json"
     files.replace(path, json.dumps(asdict(run), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
+
+
+def probability_document(frame: pd.DataFrame) -> str:
+    """Per-example probabilities as a CSV in which no label can be a formula; `read_probability_file` reads it."""
+    cells = frame.assign(**{c: frame[c].map(tables.guarded) for c in ("label", "predicted")})
+    return cells.to_csv(index=False, lineterminator="\n", float_format="%.6g")
 
 
 def read_run(path: Path) -> Run:

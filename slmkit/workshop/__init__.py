@@ -41,9 +41,12 @@ How to add one to a notebook
 
 from __future__ import annotations
 
+from slmkit.workshop import codewords, room
 from slmkit.workshop.answers import choice, near, number, share, whole
 from slmkit.workshop.checks import Said, check, progress, solution
 from slmkit.workshop.exercise import Exercise, Hint, exercises
+from slmkit.workshop.exports import export
+from slmkit.workshop.gathering import gather
 
-__all__ = ["check", "solution", "progress", "Exercise", "Hint", "Said", "exercises"]
-__all__ += ["choice", "near", "number", "share", "whole"]
+__all__ = ["check", "solution", "progress", "export", "gather", "Exercise", "Hint", "Said", "exercises"]
+__all__ += ["codewords", "room", "choice", "near", "number", "share", "whole"]

@@ -25,14 +25,15 @@ def path() -> Path:
     return Path(os.environ.get("SLMKIT_PROGRESS") or FILE).expanduser()
 
 
-def read() -> Entries:
-    """What was done, by exercise; empty where nothing was, or the file cannot be read."""
+def read(file: Path | None = None) -> Entries:
+    """What was done, by exercise; empty where nothing was, or the file (`path()` by default) cannot be read."""
+    file = file or path()
     try:
-        return _parsed(path())
-    except FileNotFoundError:
+        return _parsed(file)
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError) as error:
-        log.warning("%s cannot be read: %s", path(), error)
+        log.warning("%s cannot be read: %s", file, error)
         return {}
 
 

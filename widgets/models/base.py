@@ -35,6 +35,7 @@ class ViewModel(traitlets.HasTraits):
     code = traitlets.Unicode()
 
     _busy = False
+    _failures = 0
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -47,14 +48,17 @@ class ViewModel(traitlets.HasTraits):
 
     def attempt(self, command: Callable[..., Any], *args: Any, **named: Any) -> Any:
         """Call a command; its result, or None and the cause in `error`."""
+        failures = self._failures
         try:
             result = command(*args, **named)
         except Exception as error:
+            self._failures += 1
             self.error = cause(error)
             if os.environ.get("SLMKIT_STRICT") == "1":
                 raise
             return None
-        self.error = ""
+        if self._failures == failures:  # no command that this one gave failed
+            self.error = ""
         return result
 
     def describe(self) -> str:

@@ -191,6 +191,10 @@ class TunerModel(ViewModel):
         self._show(busy=True, said="Stopping: the last finished step is being kept.")
         self.job.cancel()
 
+    def take(self, model: str, data: str) -> None:
+        """Have another model and other rows."""
+        self.model, self.data = model, data
+
     def close(self) -> None:
         """Stop what runs, and let go of every observer."""
         self._closed = True
