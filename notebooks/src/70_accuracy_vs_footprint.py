@@ -77,7 +77,7 @@ plots.accuracy_vs_footprint(result.runs, "stored_bytes", recorded=[run for run i
 # ## Which are on the front, cost by cost?
 #
 # A model is *on the front* of a cost if none is at least as accurate for less. The fronts of bytes and of time are not the
-# same: 4 bits are small and slow. A model that is on no front can be left out, whatever matters to you.
+# same: 4 bits are small and slow. What is on no front can be left out whatever matters to you, as far as these rows tell.
 
 # %%
 from slmkit import tradeoffs

@@ -32,7 +32,9 @@ def _times_as_much(answer: object, larger: pd.DataFrame) -> str:
     rows = larger[larger["model"].str.startswith(LARGE)].set_index("bits")
     peaks, stored = rows["peak_GB"], rows["stored_GB"]
     if near(found, peaks[16] / peaks[4], 0.02):
-        return "Less than four: scales, the process and what is computed weigh the same in 4 bits."
+        if found < 4:
+            return "Less than four: scales, the process and what is computed weigh the same in 4 bits."
+        return "More than four: this machine computes in 32 bits, to which the weights of 16 are opened for good."
     if near(found, peaks[4] / peaks[16], 0.005):
         raise Hint("that is the share that 4 bits take: the other way round")
     if near(found, stored[16] / stored[4], 0.005):
