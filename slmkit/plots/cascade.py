@@ -63,7 +63,7 @@ def cascade_curve(frame: pd.DataFrame, small: str = "small model", large: str = 
                 mode="markers+text",
                 marker={"size": 13, "color": COLOUR, "symbol": ["square", "diamond"]},
                 text=names,
-                textposition=["top right", "top left"],
+                textposition=["bottom right", "top left"],
                 showlegend=False,
                 hoverinfo="skip",
             ),

@@ -8,15 +8,17 @@ fall together; two assistants are compared on the same questions by exchanging t
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from slmkit import metrics
+from slmkit import assets, files, metrics
 from slmkit.backends.base import Generation, LanguageModel
 from slmkit.dialogues import Dialogue
 from slmkit.errors import InputError, listed
@@ -171,6 +173,33 @@ def ask(
         if progress is not None:
             progress(number, len(asked))
     return out
+
+
+def kept(
+    path: Path, asked: Sequence[Question], answer: Callable[[], list[Generation]], *, by: str = ""
+) -> list[Generation]:
+    """Answers to these questions from a file, or else new ones, which are then written there.
+
+    Parameters
+    ----------
+    path : Path
+        A file (.json); one that holds other answers is written anew.
+    asked : sequence of Question
+    answer : callable
+        Gives one answer a question, in their order; called if there is nothing to be read.
+    by : str
+        Who answers, in words that change when the assistant does.
+    """
+    about = {"by": by, "asked": [[dict(turn) for turn in question.turns] for question in asked]}
+    if path.is_file():
+        told = assets.read_json(path)
+        if {name: told.get(name) for name in about} == about:
+            return [Generation(**each) for each in told["answers"]]
+    found = answer()
+    with files.on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(path, json.dumps({**about, "answers": [asdict(each) for each in found]}, indent=1) + "\n")
+    return found
 
 
 def with_notes(turns: Turns, notes: Sequence[str]) -> Turns:
