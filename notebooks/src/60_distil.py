@@ -225,7 +225,8 @@ for text in ("My card was swallowed by the machine at the station.", "I never bo
 #
 # With many labels there is little left to win: the word counts know most of it already, and one of the two gains is not told
 # from luck.
-#
+
+# %% [markdown]
 # ## What you have now
 #
 # - A student in `distilled`, a fraction of its teacher, with what it kept, won and saves, each with its interval.

@@ -263,7 +263,6 @@ sizes.assign(decode=full_size["decode_tokens_per_s"]).round(2)
 # | it takes too long | interrupt the kernel: finished answers are kept. Set `PROFILE = "tiny"` in the first cell |
 # | `does not hold answers` | the file in `answers` was altered or cut: remove it |
 # | `NotEnoughMemory` | close other programs; the message shows the arithmetic and the largest model that fits |
-# | answers end in the middle | they are cut at a number of tokens, `max_new_tokens`, to keep the time short |
 # | `not among those recorded` | only the model of this notebook was recorded: `LIVE = {}` |
 # | other answers than a neighbour's | another machine rounds otherwise; the next likeliest token may then win |
 # | a model is missing, or anything else | `slmkit doctor` in a terminal, and read its `[FAIL]` lines |
