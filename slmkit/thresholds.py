@@ -145,6 +145,41 @@ def within_budget(points: pd.DataFrame, budget: float) -> float:
     return float(allowed.loc[allowed["recall"] == allowed["recall"].max(), "threshold"].max())
 
 
+def over_budgets(
+    is_positive: Sequence[bool] | np.ndarray,
+    probability: Sequence[float] | np.ndarray,
+    aside: np.ndarray,
+    budgets: Sequence[float],
+) -> pd.DataFrame:
+    """What is caught within several budgets of false alarms, each threshold measured on rows that did not choose it.
+
+    Parameters
+    ----------
+    is_positive, probability
+        As `curve` takes them.
+    aside : ndarray of bool, shape (n,)
+        Rows to choose on, from `set_aside`; the others are measured.
+    budgets : sequence of float
+        Shares of the negatives that may be flagged where the threshold is chosen.
+
+    Returns
+    -------
+    DataFrame
+        One row a budget: `budget`, `threshold`, `n` (rows measured), and `recall` and `false_alarm_share`, each with
+        its 95 % interval in `_low` and `_high`. A budget that was kept where it was chosen need not be kept there.
+    """
+    y, p, chooses = (np.asarray(values) for values in (is_positive, probability, aside))
+    points, rows = curve(y[chooses], p[chooses]), []
+    for budget in budgets:
+        found = at(y[~chooses], p[~chooses], within_budget(points, budget))
+        row = {"budget": budget, **{key: found[key] for key in ("threshold", "n")}}
+        for name in ("recall", "false_alarm_share"):
+            low, high = found["intervals"][name]
+            row |= {name: found[name], f"{name}_low": low, f"{name}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def set_aside(labels: Sequence[str] | pd.Series, share: float, seed: int = 0) -> np.ndarray:
     """Which rows to choose a threshold on; the others are for measuring it.
 

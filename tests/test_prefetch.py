@@ -295,7 +295,7 @@ def test_the_real_models_and_a_public_set_serve_a_study_with_sockets_blocked_and
     env.pop("HF_HUB_OFFLINE", None)  # nothing but the sockets keeps it from the hub
     arguments = ["--models", f"minilm,{real_model}", "--methods", "embedding", "--bits", "16", "--train", "60"]
     command = [sys.executable, "-m", "slmkit", "study", "sms_spam", *arguments, "--test", "40", "--json", "-q"]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=560)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
     assert document["failed"] == [] and len(document["runs"]) == 3

@@ -139,6 +139,18 @@ def test_killed_at_any_moment_it_goes_on_where_it_stopped(table, tmp_path, child
     assert not list(out.glob("*.part")) and not list(out.glob(".*.part"))
 
 
+def test_an_engine_is_looked_for_once_and_plain_files_are_not_prepared(
+    table: Path, tiny_encoder: Any, tmp_path: Path, children: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slmkit.study, "_ENGINES", {})
+    how = {**QUICK, "models": str(tiny_encoder.folder), "methods": "embedding", "backend": "bnb", "out": tmp_path}
+    for seed in (0, 1):
+        assert not slmkit.study(table, **how, bits=[16], seeds=[seed]).failed
+    assert [job["stage"] for job in children] == ["probe", "score", "score", "score", "score"]  # floor and embedding
+    assert not slmkit.study(table, **how, bits=[8], seeds=[1]).failed
+    assert [job["stage"] for job in children[5:]] == ["prepare", "score"]
+
+
 def test_a_broken_record_is_run_again(table, whole, copied, children):
     path = next(copied.glob("*floor*.json"))
     path.write_text(path.read_text()[:200])

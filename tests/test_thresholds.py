@@ -86,3 +86,18 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         thresholds.curve([True, False], [0.5])
     with pytest.raises(InputError, match="budget must be a share"):
         thresholds.within_budget(thresholds.curve(Y, P), 2)
+
+
+def test_budgets_are_measured_on_rows_that_chose_nothing() -> None:
+    rng = np.random.default_rng(3)
+    y = rng.random(400) < 0.4
+    p = np.clip(0.5 + 0.25 * y + rng.normal(0, 0.2, 400), 0, 1)
+    aside = thresholds.set_aside(np.where(y, "yes", "no"), 0.5)
+    found = thresholds.over_budgets(y, p, aside, [0.02, 0.2]).set_index("budget")
+    for budget, row in found.iterrows():
+        there = thresholds.at(y[aside], p[aside], row["threshold"])
+        assert there["false_alarm_share"] <= budget
+        here = thresholds.at(y[~aside], p[~aside], row["threshold"])
+        assert row["n"] == 200 and row["recall"] == here["recall"]
+        assert [row["false_alarm_share_low"], row["false_alarm_share_high"]] == here["intervals"]["false_alarm_share"]
+    assert found["recall"].is_monotonic_increasing and found.loc[0.02, "threshold"] > found.loc[0.2, "threshold"]

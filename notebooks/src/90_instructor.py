@@ -61,8 +61,9 @@ for word, n in Counter(TOLD).most_common():
 
 # %%
 checks = list(workshop.room.LOOKS)
-alone = [workshop.codewords.encode([name == other for other in checks]) for name in checks]
-pd.DataFrame({"check": checks, "code word": alone, "what to do": [mend for _, mend in workshop.room.LOOKS.values()]})
+for name, (_, mend) in workshop.room.LOOKS.items():
+    word = workshop.codewords.encode([name == other for other in checks])
+    print(f"{word:<14}{name:<14}{mend}")
 
 # %% [markdown]
 # ## Two hours
@@ -119,7 +120,7 @@ rows = [
     + [about(run.accuracy, n) for n in (run.n_test, 120, 40)]
     for run in sorted(fraud, key=lambda run: -run.accuracy)
 ]
-print("recorded on:", ", ".join(sorted({machine_name(run.machine) for run in fraud})))
+print("recorded on:", " and ".join(sorted({machine_name(run.machine) for run in fraud})))
 names = ["method", "model", "bits", "shots", "rows tested", "accuracy", "120 rows (laptop)", "40 rows (tiny)"]
 pd.DataFrame(rows, columns=names)
 
@@ -169,7 +170,7 @@ plots.class_results(found.runs[found.runs["task"] == TASK], "latency_ms")
 
 # %%
 shown = found.runs.groupby(["task", "configuration"])
-spread = shown[["accuracy", "latency_ms", "peak_memory_MB"]].agg(["min", "max"]).round(3)
+spread = shown[["accuracy", "latency_ms", "peak_memory_MB"]].agg(["min", "max"]).round(2)
 spread.columns = [f"{name} {end}" for name, end in spread.columns]
 spread.insert(0, "students", shown["student"].nunique())
 spread.reset_index()

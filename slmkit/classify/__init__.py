@@ -113,6 +113,12 @@ class PromptClassifier(ModelClassifier):
         (batch calibration, Zhou et al. 2023, arXiv 2309.17249), since models favour some words whatever the text.
     seed : int
         Choice of examples.
+
+    Attributes
+    ----------
+    lean_ : ndarray, shape (n_classes,), or None
+        How the model shared its answers out over the words on average, whatever the training texts said: what
+        `calibrate` takes off. None without it.
     """
 
     method = "prompt"
@@ -152,13 +158,15 @@ class PromptClassifier(ModelClassifier):
             self.noun,
             prompts.pick_examples(texts, codes, n_classes, self.shots, self.seed),
         )
-        self._shift = np.zeros(n_classes)
+        self._language_model()  # known by its revision from here on, also where no text is read
+        self._shift, self.lean_ = np.zeros(n_classes), None
         if self.calibrate:
             shown = {text for text, _ in self._prompting.examples}
             rest = [text for text in texts if text not in shown] or texts
             chosen = np.random.default_rng(self.seed).permutation(len(rest))[:CALIBRATION_ROWS]
             prior = np.log(np.bincount(codes, minlength=n_classes) / len(codes))
-            self._shift = prior - self._scores([rest[i] for i in chosen]).mean(axis=0)
+            said = self._scores([rest[i] for i in chosen]).mean(axis=0)
+            self._shift, self.lean_ = prior - said, softmax(said)
 
     def _proba(self, texts: list[str]) -> np.ndarray:
         return softmax(self._scores(texts) + self._shift, axis=1)
@@ -174,13 +182,16 @@ class PromptClassifier(ModelClassifier):
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         ask = self._prompting
-        return {"words": list(ask.words), "examples": [list(e) for e in ask.examples]}, {"shift": self._shift}
+        facts = {"words": list(ask.words), "examples": [list(e) for e in ask.examples]}
+        facts["lean"] = None if self.lean_ is None else self.lean_.tolist()
+        return facts, {"shift": self._shift}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         examples = tuple((str(text), int(index)) for text, index in facts["examples"])
         words = tuple(facts["words"])
         self._prompting = prompts.Prompting(self.instruction or "Classify the text.", words, self.noun, examples)
-        self._shift = arrays["shift"]
+        self._shift, lean = arrays["shift"], facts.get("lean")
+        self.lean_ = None if lean is None else np.array(lean)
 
 
 METHODS: dict[str, type[TextClassifier]] = {

@@ -19,7 +19,7 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit import console, evaluate, files, footprint, jobs
+from slmkit import assets, console, evaluate, files, footprint, jobs
 from slmkit.errors import SlmkitError
 from slmkit.runs import Run, read_probabilities, read_run, to_frame, write_run
 from slmkit.splits import splitfile
@@ -29,6 +29,7 @@ from slmkit.study.plan import Plan, Step
 
 log = logging.getLogger(__name__)
 Progress = Callable[[Mapping[str, Any]], None]
+_ENGINES: dict[str | None, str] = {}  # by the name asked for: what a machine can run does not change meanwhile
 
 
 @dataclass(frozen=True)
@@ -250,13 +251,19 @@ class _Study:
         asked = {step.backend for step in steps if step.source and not step.source.stored}
         if asked <= {"dummy"}:
             return None
-        return str(self._child({"stage": "probe", "backend": next(iter(asked - {"dummy"}))}, "probe")["backend"])
+        name = next(iter(asked - {"dummy"}))
+        if name not in _ENGINES:
+            _ENGINES[name] = str(self._child({"stage": "probe", "backend": name}, "probe")["backend"])
+        return _ENGINES[name]
 
     def _prepare(self, todo: list[_Item]) -> None:
-        """Quantised copies are made in a process of their own, so that no measured peak contains that work."""
+        """Opened and quantised copies are made in a process of their own, so that no measured peak contains that work.
+
+        A process that loads an engine takes seconds, so there is none where the files can be read as they are.
+        """
         steps = [item.step for item in todo if item.step.source and item.step.backend != "dummy"]
         steps = [step for step in steps if step.source and not step.source.stored and not step.refusal]
-        models = dict.fromkeys((step.model, step.bits, step.backend) for step in steps)
+        models = dict.fromkeys((step.model, step.bits, step.backend) for step in steps if not _is_plain(step))
         if not models:
             return
         message = {"stage": "prepare", "models": [list(m) for m in models]}
@@ -341,6 +348,12 @@ class _Study:
 
     def _say(self, event: str, **facts: Any) -> None:
         self.progress({"event": event, "done": self.done, "total": len(self.plan.steps), **facts})
+
+
+def _is_plain(step: Step) -> bool:
+    """Whether the model's files need neither be opened nor quantised first."""
+    assert step.source is not None
+    return step.bits == 16 and (step.source.gguf is None or assets.is_whole(step.source.folder))
 
 
 def _counterpart(item: _Item, items: list[_Item], which: str) -> Run | None:

@@ -8,15 +8,17 @@ fall together; two assistants are compared on the same questions by exchanging t
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 
-from slmkit import metrics
+from slmkit import assets, files, metrics
 from slmkit.backends.base import Generation, LanguageModel
 from slmkit.dialogues import Dialogue
 from slmkit.errors import InputError, listed
@@ -25,6 +27,14 @@ from slmkit.tuning import values
 RESAMPLES = 10_000
 Turns = tuple[Mapping[str, str], ...]
 Notes = Callable[["Question"], Sequence[str]]
+
+
+class Embeds(Protocol):
+    """What turns texts into vectors: an encoder, or word counts."""
+
+    def embed(self, texts: Sequence[str], /) -> np.ndarray:
+        """Shape (n_texts, any width)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -165,6 +175,33 @@ def ask(
     return out
 
 
+def kept(
+    path: Path, asked: Sequence[Question], answer: Callable[[], list[Generation]], *, by: str = ""
+) -> list[Generation]:
+    """Answers to these questions from a file, or else new ones, which are then written there.
+
+    Parameters
+    ----------
+    path : Path
+        A file (.json); one that holds other answers is written anew.
+    asked : sequence of Question
+    answer : callable
+        Gives one answer a question, in their order; called if there is nothing to be read.
+    by : str
+        Who answers, in words that change when the assistant does.
+    """
+    about = {"by": by, "asked": [[dict(turn) for turn in question.turns] for question in asked]}
+    if path.is_file():
+        told = assets.read_json(path)
+        if {name: told.get(name) for name in about} == about:
+            return [Generation(**each) for each in told["answers"]]
+    found = answer()
+    with files.on_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.replace(path, json.dumps({**about, "answers": [asdict(each) for each in found]}, indent=1) + "\n")
+    return found
+
+
 def with_notes(turns: Turns, notes: Sequence[str]) -> Turns:
     """The turns with facts in front of the last one: a system turn is not known to every template."""
     last = turns[-1]
@@ -173,7 +210,7 @@ def with_notes(turns: Turns, notes: Sequence[str]) -> Turns:
     return (*turns[:-1], {"role": last["role"], "content": content})
 
 
-def nearest(encoder: LanguageModel, facts: Sequence[str], k: int) -> Notes:
+def nearest(encoder: Embeds, facts: Sequence[str], k: int) -> Notes:
     """A search for the `k` facts nearest to all that was said, by the cosine of an encoder's vectors, nearest first."""
     if not 1 <= k <= len(facts):
         raise InputError(f"k must be between 1 and the {len(facts)} facts; got {k}")

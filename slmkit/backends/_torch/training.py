@@ -7,6 +7,7 @@ rows of like length, and blocks below the first trained one run once, not in eve
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ from slmkit.backends._torch import device as devices
 from slmkit.backends._torch import full, loading, loop, quick
 from slmkit.backends.base import LoRAConfig, Progress, Watch
 from slmkit.errors import AssetError, InputError, SlmkitError
+
+# peft asks transformers for it on every adapter; whoever tunes a model can do nothing about it
+warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 
 
 def attach(model: nn.Module, adapter: Path, source: ModelSource, bits: int, tokenizer: Any) -> nn.Module:
