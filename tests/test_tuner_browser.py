@@ -177,7 +177,7 @@ def test_models_answer_and_sort_side_by_side(lab: tuple[str, str], page: Page, p
     ask.last.scroll_into_view_if_needed()
     ask.last.press("Enter")
     expect(view.get_by_role("cell", name="ham").first).to_be_visible(timeout=LONG_MS)
-    expect(view.get_by_role("status").last).to_have_text("Done.")
+    expect(view.get_by_role("status").last).to_have_text("Done.", timeout=LONG_MS)
     words = view.get_by_role("button", name="Which words mattered").last
     words.press("Enter")
     expect(view.get_by_text("left out in turn").first).to_be_visible(timeout=LONG_MS)
