@@ -42,6 +42,7 @@ _MODULES = (
     "adapters",
     "backends",
     "bitcosts",
+    "cascade",
     "catalog",
     "classify",
     "data",
@@ -54,7 +55,9 @@ _MODULES = (
     "runs",
     "tasks",
     "thresholds",
+    "tradeoffs",
     "workshop",
+    "writing",
 )
 __all__ = [*_WHERE, *_MODULES]
 

@@ -23,12 +23,12 @@ FLOORS = {
     3: "__main__ commands console report study curves evaluate bulk",
     2: """
         estimator classify training tuning finetune guard cascade
-        runs bitcosts verdict plots cards datasheets workshop playground
+        runs bitcosts tradeoffs verdict writing plots cards datasheets workshop playground
     """,
     1: "backends tasks footprint estimate prequantise prefetch modelcards jobs doctor ledger",
     0: """
         catalog architectures assets adapters
-        data dialogues reading splits files prompts metrics thresholds text errors
+        data dialogues reading splits files prompts metrics overlap thresholds text errors
     """,
 }
 COMMAND_LINE = {"__main__", "commands", "console"}

@@ -214,6 +214,20 @@ def test_copies_of_test_rows_leave_the_pool(teacher: FloorClassifier, caplog: py
         distill(teacher, "floor", test, test=(test, truth), measure_s=0)
 
 
+def test_copies_that_are_allowed_to_stay_mark_the_student_and_flatter_it(teacher: FloorClassifier) -> None:
+    texts, labels = sentences(60, 6)
+    test, truth = sentences(200, 7)
+    told = {"labels": labels + truth, "test": (test, truth), "weight": 0.5, "measure_s": 0}
+    leaking = distill(teacher, "floor", [*texts, *test], **told, allow_leaks=True)
+    clean = distill(teacher, "floor", [*texts, *test], **told)
+    assert (leaking.leaked, leaking.removed, leaking.n_pool) == ({"exact": 200}, {}, 260)
+    assert (clean.leaked, clean.removed, clean.n_pool) == ({}, {"exact": 200}, 60)
+    scores = [made.figures["accuracy"]["student"][0] for made in (leaking, clean)]
+    assert scores[0] > 0.98 > 0.9 > scores[1]
+    assert leaking.lines()[0].startswith("Leak: 200 texts of the pool stand in the test rows")
+    assert leaking.to_dict()["leaked"] == {"exact": 200} and "Leak" not in clean.lines()[0]
+
+
 # what it bought
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slmkit.errors import InputError, listed
 from slmkit.estimate import fits
@@ -11,6 +11,9 @@ from slmkit.estimate import terms as parts
 from slmkit.estimate.networks import Model, Network, network_of
 from slmkit.estimate.terms import METHODS, NOT_MEASURED, Term, Use
 from slmkit.estimate.times import Times, times
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DEFAULT_BITS = {"qlora": 4}  # others 16
 DEFAULT_SEQ, DEFAULT_BATCH = 128, 4
@@ -67,6 +70,12 @@ class Estimate:
     def fits(self) -> bool:
         """Whether every place stays within its limit."""
         return all(parts.total(self.terms, place) <= allowed for place, (allowed, _) in self.limits.items())
+
+    def by_layer(self) -> pd.DataFrame:
+        """Where the peak lies: a frame with layer, group, where and n_bytes, which add up to it; see `layers`."""
+        from slmkit.estimate.layers import by_layer
+
+        return by_layer(self.network, self.use, self.terms)
 
     def facts(self) -> dict[str, Any]:
         """All of it as values for JSON; bytes, seconds and tokens/s."""

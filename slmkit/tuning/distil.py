@@ -60,6 +60,8 @@ class Distilled:
         latency_share, bytes_share, batched_time_share: the student's of the teacher's.
     predictions : DataFrame
         Of each test row: row, label, and what each said. Empty without test rows.
+    leaked : dict of str to int
+        As `removed`, of texts that were left in the pool since the caller allowed it: the scores are too good then.
     machine, versions : dict
     """
 
@@ -75,6 +77,7 @@ class Distilled:
     costs: dict[str, dict[str, Any]] = field(default_factory=dict)
     saving: dict[str, float | None] = field(default_factory=dict)
     predictions: pd.DataFrame = field(default_factory=pd.DataFrame)
+    leaked: dict[str, int] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=footprint.machine)
     versions: dict[str, str] = field(default_factory=footprint.versions)
 
@@ -93,6 +96,10 @@ class Distilled:
         removed = sum(self.removed.values())
         cleared = f"; {removed:,} more stood in the test rows and were left out" if removed else ""
         said = [f"learned from {self.n_pool:,} texts, {self.n_labelled:,} of them with a label{cleared}"]
+        if leaked := sum(self.leaked.values()):
+            said.insert(
+                0, f"Leak: {leaked:,} texts of the pool stand in the test rows, as was allowed: too good a score"
+            )
         return said + (retention.lines(self.figures, self.saving) if self.figures else [])
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,6 +151,7 @@ def distill(
     temperature: float = 1.0,
     weight: float = 0.5,
     measure_s: float = 3.0,
+    allow_leaks: bool = False,
     progress: Progress | None = None,
 ) -> Distilled:
     """Train a student on what a teacher says of a pool of texts.
@@ -171,6 +179,8 @@ def distill(
         How much the teacher counts where a text has a label: 1 is the teacher alone, 0 the label alone.
     measure_s : float
         Seconds spent on timing each of teacher and student; 0 measures nothing.
+    allow_leaks : bool
+        Leave copies of the test rows in the pool, to see what they do: the record and its words are marked.
     progress : callable or None
         Gets the events of a training of weights.
 
@@ -187,7 +197,7 @@ def distill(
     known, student = _checked_pair(teacher, student, temperature, weight)
     pool, codes = _pool(texts, labels, known)
     rows, truth = _test(test, known)
-    pool, codes, removed = _without_test(pool, codes, rows)
+    pool, codes, removed, leaked = _without_test(pool, codes, rows, allow_leaks)
     order = np.argsort(known)
     classes = [known[i] for i in order]
     said = {"teacher": _said(teacher, rows, known)[:, order]} if rows else {}
@@ -221,6 +231,7 @@ def distill(
         costs=costs,
         saving=retention.saving(costs["teacher"], costs["student"]) if rows else {},
         predictions=table,
+        leaked=leaked,
     )
 
 
@@ -322,18 +333,21 @@ def _code(label: Any, known: list[Any], part: str) -> int:
     return known.index(label)
 
 
-def _without_test(pool: list[str], codes: np.ndarray, rows: list[str]) -> tuple[list[str], np.ndarray, dict[str, int]]:
-    """The pool without copies and near-copies of the test rows, and how many of each kind there were."""
-    if not rows:
-        return pool, codes, {}
-    found = leaks.check({"test": rows, "pool": pool}, within=False).across[0]
-    if found.rows.empty:
-        return pool, codes, {}
+def _without_test(
+    pool: list[str], codes: np.ndarray, rows: list[str], allow_leaks: bool
+) -> tuple[list[str], np.ndarray, dict[str, int], dict[str, int]]:
+    """The pool without copies and near-copies of the test rows; how many of each kind went, and how many stayed."""
+    found = leaks.check({"test": rows, "pool": pool}, within=False).across[0] if rows else None
+    if found is None or found.rows.empty:
+        return pool, codes, {}, {}
+    if allow_leaks:
+        log.warning("%s; these stay in the pool, as was allowed", found.sentence())
+        return pool, codes, {}, found.counts
     log.warning("%s; these are left out of the pool", found.sentence())
     kept = np.setdiff1d(np.arange(len(pool)), found.rows["row"].to_numpy(dtype=int))
     if not len(kept):
         raise InputError(f"all {len(pool):,} texts of the pool stand in the test rows: nothing is left to learn from")
-    return [pool[i] for i in kept], codes[kept], found.counts
+    return [pool[i] for i in kept], codes[kept], found.counts, {}
 
 
 def _said(classifier: Any, texts: list[str], known: list[Any]) -> np.ndarray:

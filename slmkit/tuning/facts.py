@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,14 @@ from slmkit.tuning import values
 RESAMPLES = 10_000
 Turns = tuple[Mapping[str, str], ...]
 Notes = Callable[["Question"], Sequence[str]]
+
+
+class Embeds(Protocol):
+    """What turns texts into vectors: an encoder, or word counts."""
+
+    def embed(self, texts: Sequence[str], /) -> np.ndarray:
+        """Shape (n_texts, any width)."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -202,7 +210,7 @@ def with_notes(turns: Turns, notes: Sequence[str]) -> Turns:
     return (*turns[:-1], {"role": last["role"], "content": content})
 
 
-def nearest(encoder: LanguageModel, facts: Sequence[str], k: int) -> Notes:
+def nearest(encoder: Embeds, facts: Sequence[str], k: int) -> Notes:
     """A search for the `k` facts nearest to all that was said, by the cosine of an encoder's vectors, nearest first."""
     if not 1 <= k <= len(facts):
         raise InputError(f"k must be between 1 and the {len(facts)} facts; got {k}")

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from slmkit import footprint, metrics, text
+from slmkit.tuning.remembered import Remembered
 
 RESAMPLES = 2000
 FACTS = "model revision backend bits scheme device n_parameters stored_bytes adapter_bytes"
@@ -77,6 +79,7 @@ def _ratio(name: str, above: int, below: int, above_drawn: np.ndarray, below_dra
 
 def costs(classifier: Any, texts: Sequence[str], seconds: float) -> dict[str, Any]:
     """What a fitted classifier is and, if `seconds` is above 0, what it costs on these texts; unknown is None."""
+    classifier = classifier.classifier if isinstance(classifier, Remembered) else classifier
     facts = classifier.facts() if hasattr(classifier, "facts") else {}
     found: dict[str, Any] = {"class": type(classifier).__name__, **{name: facts.get(name) for name in FACTS.split()}}
     if seconds > 0:
@@ -102,6 +105,51 @@ def saving(teacher: Mapping[str, Any], student: Mapping[str, Any]) -> dict[str, 
         "bytes_share": share("stored_bytes"),
         "batched_time_share": 1 / batched if batched else None,
     }
+
+
+def table(students: Mapping[str, tuple[Mapping[str, Any], Mapping[str, float | None]]]) -> pd.DataFrame:
+    """Several students of one teacher side by side.
+
+    Parameters
+    ----------
+    students : mapping of str to (figures, saving)
+        As `compare` and `saving` give them; a `Distilled` has both.
+
+    Returns
+    -------
+    DataFrame
+        student, n, teacher, accuracy with low and high, alone (labels alone), gain in points with gain_low, gain_high
+        and p, retention, gap_closed, and the student's share of the teacher's bytes, latency and batched time. Shares
+        are 0 to 1 and unknown is None.
+    """
+    return pd.DataFrame([{"student": name, **_row(*found)} for name, found in students.items()])
+
+
+def _row(found: Mapping[str, Any], shares: Mapping[str, float | None]) -> dict[str, Any]:
+    accuracy = found["accuracy"]
+    value, low, high = accuracy["student"]
+    ends = found.get("gain_interval") or [None, None]
+    gain, gain_low, gain_high = (None if v is None else 100 * v for v in (found.get("gain"), *ends))
+    return {
+        "n": found["n_test"],
+        "teacher": accuracy["teacher"][0],
+        **{"accuracy": value, "low": low, "high": high},
+        "alone": accuracy["labels alone"][0] if "labels alone" in accuracy else None,
+        **{"gain": gain, "gain_low": gain_low, "gain_high": gain_high, "p": found.get("p_vs_labels")},
+        **{"retention": found["retention"], "gap_closed": found.get("gap_closed")},
+        **{name: shares.get(name) for name in ("bytes_share", "latency_share", "batched_time_share")},
+    }
+
+
+def scores(students: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Accuracies for `plots.writing_scores`: job (the student), writer (who was scored), n, score, low, high."""
+    return pd.DataFrame(
+        [
+            {"job": name, "writer": who, "n": found["n_test"], "score": value, "low": low, "high": high}
+            for name, found in students.items()
+            for who, (value, low, high) in found["accuracy"].items()
+        ]
+    )
 
 
 def lines(found: Mapping[str, Any], shares: Mapping[str, float | None]) -> list[str]:
