@@ -179,18 +179,17 @@ from pathlib import Path
 from slmkit import jobs
 
 def work(job, emit):
-    try:
-        emit({"event": "progress"})
-        if job["what"] == "deep":
-            while True:
-                try:
-                    time.sleep(60)
-                except KeyboardInterrupt:
-                    pass
-        time.sleep(60)
-    except KeyboardInterrupt:
-        Path(job["kept"]).write_text("a last checkpoint")
-        raise
+    told = False
+    while True:
+        try:
+            if not told:
+                told = True
+                emit({"event": "progress"})
+            time.sleep(60)
+        except KeyboardInterrupt:
+            if job["what"] != "deep":
+                Path(job["kept"]).write_text("a last checkpoint")
+                raise
 
 jobs.serve(work, grace_s=1.5)
 """
