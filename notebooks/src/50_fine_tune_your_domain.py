@@ -284,6 +284,8 @@ if MERGED.is_dir():
     for name in ("loss_adapter", "loss_merged", "loss_stored"):
         print(f"{name:>13}: {merged[name]:.3f} nats a token, n = {merged['n_texts']} texts")
     print(f"{merged['stored_bytes'] / 1e6:.0f} MB stored; licence {merged['licence']}")
+else:
+    print(f"Left out: a merge takes about 2.1 GB, the limit is {machine['memory_limit_bytes'] / 1e9:.1f} GB")
 
 # %%
 if MERGED.is_dir():
