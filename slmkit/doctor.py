@@ -65,6 +65,11 @@ def checks() -> list[Check]:
     return found
 
 
+def backend_checks() -> list[Check]:
+    """What each backend says of itself; it imports the engines, which takes seconds and memory."""
+    return list(_backends())
+
+
 def render(found: Iterable[Check]) -> str:
     """An aligned plain-text table; what mends a finding stands below it."""
     listed = list(found)
@@ -109,7 +114,7 @@ def _python() -> Iterator[Check]:
 
 def _packages() -> Iterator[Check]:
     for extra, names in EXTRAS.items():
-        versions = {name: _version(name) for name in names}
+        versions = {name: installed_version(name) for name in names}
         missing = [name for name, version in versions.items() if version is None]
         there = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         if not missing:
@@ -274,7 +279,8 @@ LOOKS: dict[str, Callable[[], Iterable[Check]]] = {
 }
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """Version of a package; None where it is not installed. Nothing is imported."""
     try:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -11,7 +11,7 @@ import pytest
 from sample_runs import HOSTILE
 
 import slmkit
-from slmkit import catalog, footprint
+from slmkit import catalog, doctor, footprint
 from slmkit.assets import licences
 from slmkit.commands import models
 from slmkit.errors import InputError
@@ -25,6 +25,17 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine of 2 GB without a graphics card."""
     monkeypatch.setenv("SLMKIT_MEMORY_LIMIT", "2GB")
     monkeypatch.setattr(footprint, "device_memory", lambda: None)
+
+
+@pytest.mark.slow
+def test_the_backends_are_tried_in_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = PickerModel()
+    assert "backend bnb: installed; whether it runs was not tried" in model.engines
+    model.probe(wait=True)
+    told = [one.split(",")[0] for one in model.engines]
+    assert "backend bnb: runs here" in told and not any("dummy" in one for one in told)
+    monkeypatch.setitem(doctor.EXTRAS, "mlx", ("no-such-package",))
+    assert "backend mlx: lacks no-such-package" in PickerModel().engines
 
 
 def line(model: PickerModel, name: str) -> dict[str, Any]:

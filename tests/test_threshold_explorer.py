@@ -19,7 +19,7 @@ import slmkit_data  # noqa: E402
 from slmkit import thresholds  # noqa: E402
 from slmkit.errors import InputError  # noqa: E402
 from slmkit.runs import probability_frame, read_probabilities, read_runs, write_run  # noqa: E402
-from slmkit_widgets import ThresholdExplorer  # noqa: E402
+from slmkit_widgets import ThresholdExplorer, slider  # noqa: E402
 from slmkit_widgets.models import records  # noqa: E402
 
 __all__ = ["pushed"]  # the fixture
@@ -138,9 +138,17 @@ def test_the_slider_and_the_number_box_are_one_and_have_names() -> None:
     assert (view.model.threshold, view.threshold.value, view.slider.description) == (0.3, 0.3, "Move the threshold")
     view.by_budget.click()
     assert view.slider.value == pytest.approx(view.model.threshold, abs=0.001) and view.model.threshold != 0.3
-    kinds = (w.Button, w.FloatText, w.Dropdown, w.Textarea, w.FloatSlider)
+    kinds = (w.Button, w.FloatText, w.Dropdown, w.Textarea, type(view.slider))
     names = [c.description for r in view.children for c in (r, *getattr(r, "children", ())) if isinstance(c, kinds)]
     assert len(names) == 13 and all(names) and len(set(names)) == 13
+
+
+def test_without_anywidget_the_slider_is_ipywidgets_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slider, "Slider", None)
+    view = ThresholdExplorer(frame())
+    assert isinstance(view.slider, w.FloatSlider)
+    view.slider.value = 0.3
+    assert view.model.threshold == 0.3
 
 
 def test_wrong_numbers_are_refused_and_said() -> None:

@@ -21,7 +21,7 @@ from slmkit_widgets.base import View  # noqa: E402
 
 TEXTS = ["Pay the customs fee now", "Lunch at noon?", "Your account is blocked"]
 LABELS = ["legitimate", "fraud"]
-BUILD_BYTES = 100_000  # a tenth of what a widget may send
+BUILD_BYTES = 125_000  # an eighth of what a widget may send
 
 
 @pytest.fixture(autouse=True)

@@ -165,13 +165,15 @@ def test_a_table_of_hostile_cells_is_text_in_cells() -> None:
     markup = output["data"]["text/html"]
     assert "<img" not in markup and "<script" not in markup and "<b>" not in markup and "\u202e" not in markup
     assert "&lt;img src=x onerror=" in markup and "mathjax_ignore" in markup
-    assert markup.count("<th>") == 2 and markup.count("<td>") == 4
+    assert markup.count("<th") - markup.count("<thead") == 2 and markup.count("<td") == 4
+    left = '<td style="text-align: left">'
+    assert markup.count(left) == 2 and "<th>n</th>" in markup and "<td>1</td>" in markup, "texts left, numbers right"
 
 
 def test_a_long_table_and_a_long_cell_are_cut() -> None:
     (output,) = display.table(pd.DataFrame({"text": ["word " * 20_000] * 2 + ["short"] * 5_000}))
-    assert output["data"]["text/html"].count("<td>") == display.TABLE_ROWS
-    assert len(output["data"]["text/html"]) < 5_000
+    assert output["data"]["text/html"].count("<td") == display.TABLE_ROWS
+    assert len(output["data"]["text/html"]) < 6_500
 
 
 def test_lists_are_capped_and_what_looks_alike_is_told_apart() -> None:

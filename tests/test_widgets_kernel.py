@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,3 +85,29 @@ print(tuner.model.progress.done > 3, threading.active_count(), len(psutil.Proces
         assert run(client, look) == first, "threads and child processes stay as many"
         assert run(client, COUNT).split()[0] == widgets
     run(client, "tuner.close(); tuner.model.job.wait(20)")
+
+
+@pytest.mark.slow
+def test_cancel_is_answered_within_a_second_of_the_click(client: Any, tmp_path: Path) -> None:
+    make = f"""import ipykernel
+from slmkit_widgets import Tuner
+tuner = Tuner("dummy", "fraud_messages", {str(tmp_path / "tuned")!r}, train=100, epochs=20000)
+tuner.model.start()
+end = time.monotonic() + 60
+while tuner.model.progress.done < 4 and time.monotonic() < end:
+    time.sleep(0.1)
+print(ipykernel.__version__, tuner.cancel.comm.comm_id)"""
+    run(client, "import time")
+    version, button = run(client, make, "cancel").split()[-2:]
+    click = {"comm_id": button, "data": {"method": "custom", "content": {"event": "click"}}}
+    began = time.monotonic()
+    client.shell_channel.send(client.session.msg("comm_msg", click))
+    while "Stopping" not in str(client.get_iopub_msg(timeout=30)["content"]):
+        pass
+    answered = time.monotonic() - began
+    assert "True cancelled" in run(client, "print(tuner.model.job.wait(20), tuner.model.state)")
+    print(
+        f"ipykernel {version}: cancel was answered after {answered:.2f} s, stopped after {time.monotonic() - began:.2f}"
+    )
+    assert answered < 1
+    assert "True" in run(client, "print(bool(tuner.model.half_done)); tuner.close()")

@@ -7,9 +7,11 @@ row can turn the reading direction or fill the page. Links in rows are not made 
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -22,6 +24,8 @@ NAME_LIMIT = 80
 CELL_LIMIT = 200
 CHOICES = 200  # options of one list; a longer one serves nobody and costs the page
 TABLE_ROWS = 60
+NUMBER = re.compile(r"[-+]?[\d,.]*\d[\d,.]*( ?%)?|-|")  # a missing one is "-" or nothing
+CELL = re.compile(r"<(t[dh])>")
 PLAIN = ("mathjax_ignore", "tex2jax_ignore")  # classes that keep MathJax off: two prices are not a formula
 
 Bundle = dict[str, Any]  # one output of a cell, as nbformat writes it
@@ -68,7 +72,14 @@ def table(frame: pd.DataFrame) -> tuple[Bundle, ...]:
     cells.columns = pd.Index([plain(column) for column in cells.columns])
     with pd.option_context("display.max_colwidth", CELL_LIMIT + 1):  # pandas cuts cells at 50 otherwise
         markup = cells.to_html(index=False, escape=True, border=0, classes=list(PLAIN))
-    return (_output({"text/plain": cells.to_string(index=False), "text/html": markup}),)
+    numbers = [all(map(NUMBER.fullmatch, column)) for _, column in cells.items()]
+    return (_output({"text/plain": cells.to_string(index=False), "text/html": _aligned(markup, numbers)}),)
+
+
+def _aligned(markup: str, numbers: Sequence[bool]) -> str:
+    """Texts on the left; numbers stay on the right, their digits below each other. pandas escaped each "<" in cells."""
+    turn = itertools.cycle(numbers)
+    return CELL.sub(lambda found: found[0] if next(turn) else f'<{found[1]} style="text-align: left">', markup)
 
 
 def picture(figure: go.Figure | None) -> tuple[Bundle, ...]:

@@ -62,6 +62,7 @@ class DataExplorer(View):
             self.accept,
             self.drawn("notes", lambda notes: _lines("noticed while reading", notes)),
             self.said("lengths"),
+            self.drawn("histogram", display.picture),
             self.drawn("labels", lambda labels: display.table(pd.DataFrame(labels))),
         ]
 

@@ -60,8 +60,10 @@ class ModelPicker(View):
         self.other = self.bind(other, "name")
         self.accept = self.button("Accept the terms of this model", model.accept)
         self.follow("to_accept", lambda: setattr(self.accept.layout, "display", "" if model.to_accept else "none"))
+        self.probe = self.button("Try the backends", model.probe, tooltip="See which of them run on this machine")
         self.show(
-            row(self.method, self.bits, self.backend),
+            self.said("engines", list),
+            row(self.method, self.bits, self.backend, self.probe),
             row(self.seq, self.batch, self.limit),
             row(self.find, self.fitting, self.on_disk),
             self.drawn("table", _catalog, "120px"),

@@ -12,6 +12,7 @@ from slmkit.runs import Run
 from slmkit_widgets import display
 from slmkit_widgets.base import STYLE, View, heading, row
 from slmkit_widgets.models.threshold import ThresholdModel
+from slmkit_widgets.slider import slider
 
 
 class ThresholdExplorer(View):
@@ -64,8 +65,7 @@ class ThresholdExplorer(View):
         self.share = self.bind(w.FloatText(description="Share in practice (%)", step=0.1, **number), "share_percent")
         self.budget = self.bind(w.FloatText(description="False-alarm budget (%)", step=0.1, **number), "budget_percent")
         self.threshold = self.bind(w.FloatText(description="Threshold", step=0.01, **number), "threshold")
-        way = {"min": 0.0, "max": 1.0, "step": 0.001, "readout": False, "continuous_update": False}
-        self.slider = self.bind(w.FloatSlider(description="Move the threshold", **way, **wide), "threshold")
+        self.slider = self.bind(slider("Move the threshold", 0.001, "460px"), "threshold")
         self.by_cost = self.button("Choose the lowest cost", model.choose_lowest_cost)
         self.by_budget = self.button("Choose within the budget", model.choose_within_budget)
         self.kind = self.bind(w.Dropdown(description="Rows shown", **wide), "kind", "kind_options")
@@ -74,7 +74,7 @@ class ThresholdExplorer(View):
         self.show(
             row(self.record, self.positive),
             row(self.miss_cost, self.false_alarm_cost, self.share),
-            row(self.threshold, self.slider),  # a slider has no accessible name; the number box has
+            row(self.threshold, self.slider),
             row(self.by_cost, self.budget, self.by_budget),
             self.verdict,
             self.drawn("figure", display.picture, "570px"),

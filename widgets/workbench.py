@@ -48,11 +48,11 @@ class Workbench(View):
         self.parts: dict[str, View] = {}
         self._makers: dict[str, Callable[[], View]] = {
             "Models": lambda: _made("picker", "ModelPicker", name=self.model.name),
-            "Data": lambda: _made("explorer", "DataExplorer", self.model.rows),
+            "Data": self._explorer,
             "Tune": lambda: _made("tuner", "Tuner", self.model.name, self.model.rows, self.model.out),
             "Try": self._playground,
-            "Compare": lambda: _made("pareto", "ParetoExplorer", folder=self.model.runs),
-            "Threshold": lambda: _made("threshold", "ThresholdExplorer", folder=self.model.runs),
+            "Costs": lambda: _made("pareto", "ParetoExplorer", folder=self.model.runs),
+            "Flag": lambda: _made("threshold", "ThresholdExplorer", folder=self.model.runs),
         }
         self.places = [w.VBox(layout=w.Layout(min_height="200px", padding="8px")) for _ in PARTS]
         self.places[0].children = (self.said("intro", list),)
@@ -85,6 +85,12 @@ class Workbench(View):
             if made is not None:
                 self.parts[part] = made
                 self.model.join(part, made.model)
+
+    def _explorer(self) -> View:
+        made = _made("explorer", "DataExplorer")
+        made.model.asked = self.model.rows  # type: ignore[attr-defined] # in its field, where another can be named
+        made.model.attempt(made.model.open_asked)  # type: ignore[attr-defined]
+        return made
 
     def _playground(self) -> View:
         names = [*dict.fromkeys(filter(None, [self.model.name, self.model.second]))]

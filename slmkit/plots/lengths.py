@@ -1,4 +1,4 @@
-"""How long texts are in tokens, and how many of them a limit cuts."""
+"""How long texts are, and how many of them a limit cuts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from slmkit.errors import InputError
 
 
-def text_lengths(lengths: Sequence[int] | np.ndarray, limits: Sequence[int]) -> go.Figure:
-    """Histogram of token lengths, with the limits texts could be cut to.
+def text_lengths(lengths: Sequence[int] | np.ndarray, limits: Sequence[int], unit: str = "tokens") -> go.Figure:
+    """Histogram of lengths, with the limits texts could be cut to.
 
     Parameters
     ----------
@@ -19,6 +19,8 @@ def text_lengths(lengths: Sequence[int] | np.ndarray, limits: Sequence[int]) -> 
         Tokens of each text, as `backends.count_tokens` gives them; at least one.
     limits : sequence of int
         Each is drawn with the share of texts that are longer.
+    unit : str
+        What was counted.
 
     Returns
     -------
@@ -34,6 +36,6 @@ def text_lengths(lengths: Sequence[int] | np.ndarray, limits: Sequence[int]) -> 
         figure.add_vline(limit, line={"dash": "dash", "width": 1.5, "color": "#333333"}, opacity=1)
         label = {"text": f"at {limit}: {(tokens > limit).mean():.0%} are cut", "yshift": 16 * step}
         figure.add_annotation(x=limit, y=1, yref="paper", yanchor="bottom", showarrow=False, **label)
-    figure.update_xaxes(title="tokens of a text", range=[0, max(*limits, int(tokens.max())) * 1.15])
+    figure.update_xaxes(title=f"{unit} of a text", range=[0, max([*limits, int(tokens.max())]) * 1.15])
     figure.update_yaxes(title="texts")
     return figure.update_layout(height=340, template="simple_white", margin={"t": 70})

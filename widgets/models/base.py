@@ -8,6 +8,7 @@ tests and for notebooks that are run by a program.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from slmkit import text
 from slmkit.errors import SlmkitError
 
 ERROR_LIMIT = 600  # characters; a longer cause is cut
+_HERE = threading.local()  # how many commands of a view-model failed in this thread
 
 
 class ViewModel(traitlets.HasTraits):
@@ -35,7 +37,6 @@ class ViewModel(traitlets.HasTraits):
     code = traitlets.Unicode()
 
     _busy = False
-    _failures = 0
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -48,16 +49,16 @@ class ViewModel(traitlets.HasTraits):
 
     def attempt(self, command: Callable[..., Any], *args: Any, **named: Any) -> Any:
         """Call a command; its result, or None and the cause in `error`."""
-        failures = self._failures
+        failures = vars(_HERE).get(str(id(self)), 0)
         try:
             result = command(*args, **named)
         except Exception as error:
-            self._failures += 1
+            vars(_HERE)[str(id(self))] = failures + 1
             self.error = cause(error)
             if os.environ.get("SLMKIT_STRICT") == "1":
                 raise
             return None
-        if self._failures == failures:  # no command that this one gave failed
+        if vars(_HERE).get(str(id(self)), 0) == failures:  # no command that this one gave failed
             self.error = ""
         return result
 

@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
 import slmkit
 from slmkit import data, tasks, text
 from slmkit.errors import InputError
+from slmkit.plots.lengths import text_lengths
 from slmkit.splits import leaks
 from slmkit.splits.splitfile import GivenSplit
 
 PARTS = ("train", "validation", "test")
 MOST_LABELS, MOST_LINES = 50, 60
+LIMITS = (64, 128, 256, 512)
 SEED = 0  # of slmkit's own split
 
 
@@ -102,6 +105,14 @@ def _for_looking(source: Any, texts: Any, label: str | None, split: str | None, 
         return data.rows(source, texts, label, split_column=split)
     except InputError:
         raise refused from None  # it says more than the second try
+
+
+def histogram(lengths: np.ndarray, unit: str) -> go.Figure:
+    """How long the texts are; tokens with the limits that models are commonly tuned at."""
+    limits = [limit for limit in LIMITS if limit < 1.5 * lengths.max()] if unit == "tokens" else []
+    figure = text_lengths(lengths, limits, unit)
+    shown = {"template": "none", "height": 300, "margin": {"t": 110 if limits else 60, "b": 50}}
+    return figure.update_layout(title="How long the texts are", **shown)
 
 
 def counted(frame: pd.DataFrame) -> tuple[dict[str, Any], ...]:

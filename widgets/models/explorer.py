@@ -65,7 +65,7 @@ class ExplorerModel(ViewModel):
         Place of a row on the page, from 0, and its whole text (at most 5,000 characters).
     labels : tuple of dict
         Label, rows and share, the largest first, at most 50.
-    lengths, unit : str
+    lengths, unit, histogram : str, str, go.Figure or None
         How long texts are, in `unit`: "words", or "tokens" once they were counted.
     split, test_file : str
         Which split the leak report is of, see `explored.leak_report`.
@@ -113,6 +113,7 @@ class ExplorerModel(ViewModel):
     labels = traitlets.Tuple(read_only=True)
     lengths = traitlets.Unicode(read_only=True)
     unit = traitlets.Unicode("words", read_only=True)
+    histogram = traitlets.Any(None, read_only=True)
     split = traitlets.Unicode("")
     test_file = traitlets.Unicode("")
     leaks = traitlets.Tuple(read_only=True)
@@ -259,6 +260,7 @@ class ExplorerModel(ViewModel):
                 "n_rows": 0,
                 "labels": (),
                 "lengths": "",
+                "histogram": None,
                 "leaks": (),
                 "sheet": (),
                 "to_accept": False,
@@ -285,6 +287,7 @@ class ExplorerModel(ViewModel):
         said = f"{unit.capitalize()} a text: {datasheets.spread(datasheets.percentiles(self._lengths))}"
         self.set_trait("unit", unit.partition(" ")[0])
         self.set_trait("lengths", text.clean(said, 300))
+        self.set_trait("histogram", explored.histogram(self._lengths, self.unit))
 
     def _arrange(self) -> None:
         """Apply filters and order, and show the first page."""

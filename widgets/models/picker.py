@@ -6,22 +6,25 @@ Everything is an estimate from configurations (`slmkit.estimate`); nothing is lo
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import traitlets
 
-from slmkit import catalog, footprint, text
+from slmkit import catalog, doctor, footprint, text
 from slmkit.assets import licences
 from slmkit.commands import fit, models
 from slmkit.errors import InputError, short
 from slmkit.estimate import Estimate, estimate, gigabytes
 from slmkit.estimate.answer import DEFAULT_BATCH, DEFAULT_SEQ
+from slmkit.jobs.background import Job, Snapshot
 from slmkit_widgets import display
 from slmkit_widgets.models.base import ViewModel
 
 BITS = (16, 8, 4)
 BACKENDS = ("bnb", "mlx")
+TRYING = "The backends are being tried, in a process of their own."
+WORDS = {doctor.OK: "runs here", doctor.WARN: "does not run here", doctor.FAIL: "does not run here"}
 _SETTINGS = ("bits", "backend", "method", "seq", "batch", "limit")
 _FILTERS = ("find", "only_fitting", "only_on_disk")
 _WRONG = (ValueError, OSError)  # InputError and AssetError, and names that no file can have
@@ -59,6 +62,8 @@ class PickerModel(ViewModel):
         Of the peak memory of the model that was chosen: term, megabytes, where, why.
     lines : tuple of str
         What else is known: stored size, largest settings, times, notes.
+    engines : tuple of str
+        Which backends are installed, and after `probe` which of them run here, and why not.
     """
 
     bits = traitlets.Int(None, allow_none=True)
@@ -88,6 +93,7 @@ class PickerModel(ViewModel):
     shell = traitlets.Unicode(read_only=True)
     terms = traitlets.Tuple(read_only=True)
     lines = traitlets.Tuple(read_only=True)
+    engines = traitlets.Tuple(read_only=True)
 
     def __init__(self, **settings: Any) -> None:
         known = (*_SETTINGS, *_FILTERS, "name")
@@ -96,6 +102,7 @@ class PickerModel(ViewModel):
         self._all: list[dict[str, Any]] = []
         self._limit: int | None = None
         super().__init__(**settings)
+        self.set_trait("engines", tuple(_installed()))
         self._refresh()
         if not self.name:
             self.name = self._first()
@@ -126,6 +133,24 @@ class PickerModel(ViewModel):
         if self.name in catalog.MODELS:
             licences.accept_model(catalog.MODELS[self.name])
         self._refresh()
+
+    def probe(self, *, wait: bool = False) -> None:
+        """Try each backend, in a process of its own: that takes seconds, and the engines stay out of this kernel."""
+        if self.engines == (TRYING,):
+            raise InputError("the backends are being tried already")
+        self.set_trait("engines", (TRYING,))
+        job = Job(self._probe).watch(self._probed).start()
+        if wait:
+            job.result()
+
+    def _probe(self) -> None:
+        found = Job(doctor.backend_checks).start(in_child=True).result()
+        here = [check for check in found if not check.name.endswith("dummy")]
+        self.set_trait("engines", tuple(text.clean(f"{c.name}: {WORDS[c.status]}, {c.message}", 400) for c in here))
+
+    def _probed(self, now: Snapshot) -> None:
+        if now.state == "failed":
+            self.set_trait("engines", (text.clean(f"The backends could not be tried: {now.message}", 400),))
 
     def _refresh(self) -> None:
         """Compute the table anew, and look at the model again."""
@@ -222,6 +247,14 @@ class PickerModel(ViewModel):
             accept = " --accept-license" if _to_be_accepted(self.name) else ""
             lines.insert(0, f"slmkit models --install {self.name}{accept}")
         return "\n".join(lines)
+
+
+def _installed() -> Iterator[str]:
+    """What is there of each backend, from its packages alone."""
+    for name in BACKENDS:
+        lacking = [package for package in doctor.EXTRAS[name] if not doctor.installed_version(package)]
+        told = f"lacks {', '.join(lacking)}" if lacking else "installed; whether it runs was not tried"
+        yield f"backend {name}: {told}"
 
 
 def _call(name: str, values: Mapping[str, Any]) -> str:

@@ -24,8 +24,8 @@ PARTS = {
     "Label": "label rows of your own with the keyboard",
     "Tune": "tune the model on the rows, and see what that bought and cost; the result goes to Try",
     "Try": "ask one or two models side by side, or have them sort a text",
-    "Compare": "accuracy against bytes, memory, time and energy, of recorded runs and your own",
-    "Threshold": "what to flag when a miss and a false alarm cost differently",
+    "Costs": "accuracy against bytes, memory, time and energy, of recorded runs and your own",
+    "Flag": "what to flag when a miss and a false alarm cost differently",
 }
 
 
