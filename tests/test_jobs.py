@@ -179,8 +179,8 @@ from pathlib import Path
 from slmkit import jobs
 
 def work(job, emit):
-    emit({"event": "progress"})
     try:
+        emit({"event": "progress"})
         if job["what"] == "deep":
             while True:
                 try:
