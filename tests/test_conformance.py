@@ -354,7 +354,7 @@ def test_the_readme_shows_what_the_checks_found(pytestconfig: pytest.Config) -> 
     shown = table.read()
     assert list(shown) == [case.name for case in CASES]
     wrong = [
-        f"{name} on {backend}: {column} is {value!r} here, {table.claim(shown[name], backend, column)!r} in docs/architectures.md"
+        f"{name} on {backend}: {column} is {value!r} here, {table.claim(shown[name], backend, column)!r} in the page"
         for (name, backend), results in FOUND.items()
         for column, value in results.items()
         if table.claim(shown[name], backend, column) != value
