@@ -39,7 +39,7 @@ FROZEN = [0]  # modules there when the collector was last told to leave all ther
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--write-conformance", action="store_true", help="write the README's table of architectures anew")
+    parser.addoption("--write-conformance", action="store_true", help="write the table of architectures anew")
 
 
 def pytest_configure(config: pytest.Config) -> None:

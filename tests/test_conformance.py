@@ -1,6 +1,6 @@
 """Every architecture on every backend: the same numbers as transformers, and everything slmkit does with a model.
 
-One row of the README's table "Architectures checked" is made from these checks; `python -m tools.conformance_table`
+One row of the table in docs/architectures.md is made from these checks; `python -m tools.conformance_table`
 writes it. A pair that cannot run is skipped with the backend's own reason, and the table says it.
 """
 
@@ -348,13 +348,13 @@ def test_a_merged_model_scores_as_the_adapter_does(decoder: Cell) -> None:
 
 
 def test_the_readme_shows_what_the_checks_found(pytestconfig: pytest.Config) -> None:
-    """Last in this file: rows of pairs that were not checked in this run are taken as the README has them."""
+    """Last in this file: rows of pairs that were not checked in this run are taken as the page has them."""
     if pytestconfig.getoption("write_conformance"):
         table.write(table.render([(case.name, case.traits, case.kind) for case in CASES], FOUND))
     shown = table.read()
     assert list(shown) == [case.name for case in CASES]
     wrong = [
-        f"{name} on {backend}: {column} is {value!r} here, {table.claim(shown[name], backend, column)!r} in the README"
+        f"{name} on {backend}: {column} is {value!r} here, {table.claim(shown[name], backend, column)!r} in the page"
         for (name, backend), results in FOUND.items()
         for column, value in results.items()
         if table.claim(shown[name], backend, column) != value

