@@ -293,3 +293,21 @@ def wordpiece() -> Any:
 def _source(folder: Path, kind: str, *, chat: bool) -> ModelSource:
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     return ModelSource(str(folder), folder, f"sha256:{digest}", kind, chat)
+
+
+@pytest.fixture(scope="session")
+def width() -> int:
+    """Bytes of a number that torch computes in here: 4 on a CPU without bfloat16."""
+    pytest.importorskip("torch")
+    from slmkit.backends._torch import device
+
+    return device.best_dtype(device.pick_device().type)[0].itemsize
+
+
+@pytest.fixture
+def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute in bfloat16 also where the CPU only emulates it."""
+    torch = pytest.importorskip("torch")
+    from slmkit.backends._torch import device
+
+    monkeypatch.setattr(device, "best_dtype", lambda _: (torch.bfloat16, "planted"))

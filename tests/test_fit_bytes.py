@@ -37,7 +37,7 @@ def test_stored_bytes_are_those_of_a_loaded_model(name: str, bits: int, tmp_path
 
 
 @pytest.mark.parametrize("bits", [16, 8, 4])
-def test_stored_bytes_of_an_encoder_are_those_loaded(bits: int, tiny_encoder: ModelSource) -> None:
+def test_stored_bytes_of_an_encoder_are_those_loaded(bits: int, tiny_encoder: ModelSource, in_bfloat16: None) -> None:
     from slmkit import backends
 
     with backends.load(str(tiny_encoder.folder), bits=bits, backend="bnb") as model:

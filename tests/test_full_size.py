@@ -95,7 +95,7 @@ def test_ratios_are_those_of_neighbours() -> None:
     assert "tokens" not in facts and facts["n_decoded"] == 3
 
 
-def test_the_peer_computes_from_the_same_weights(folder: Path) -> None:
+def test_the_peer_computes_from_the_same_weights(folder: Path, in_bfloat16: None) -> None:
     """With slmkit's embeddings and head opened in place of the peer's 16-bit ones both are the same model."""
     peer, ids = full_size_work.peer_model(folder, torch.device("cpu")), torch.arange(20, 60)[None]
     own, _, _ = full_size_work.load(folder, 4)

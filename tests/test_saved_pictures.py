@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
@@ -24,6 +25,24 @@ def test_a_page_holds_its_script_and_shows_names_as_text(tmp_path: Path) -> None
     assert not re.findall(r"<(?:script|link|img)[^>]+(?:src|href)=[\"']https?:", page)
     assert len(page) > 1_000_000 and "Accuracy (%)" in page and "<img" not in page.split("Plotly.newPlot(")[-1]
     assert names(tmp_path / "new") == ["picture.html"]
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_no_button_of_a_picture_sends_it_away(tmp_path: Path) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    figures = [plots.accuracy_vs_footprint([a_run(), a_floor()]), plots.text_lengths([3, 5, 9], [4])]
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = chromium.new_page()
+        for i, figure in enumerate(figures):
+            page.goto(plots.save(figure, tmp_path / f"{i}.html").as_uri())
+            page.wait_for_selector(".modebar-btn", state="attached")
+            titles = page.eval_on_selector_all(".modebar-btn", "all => all.map((b) => b.getAttribute('data-title'))")
+            assert any("PNG" in title or "png" in title for title in titles), titles
+            assert not [title for title in titles if title and "share" in title.lower()], titles
+            assert page.locator("a[href*='plotly']").count() == 0
+        chromium.close()
 
 
 @pytest.mark.browser

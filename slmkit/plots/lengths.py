@@ -8,6 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from slmkit.errors import InputError
+from slmkit.plots.scores import MODEBAR
 
 
 def text_lengths(lengths: Sequence[int] | np.ndarray, limits: Sequence[int], unit: str = "tokens") -> go.Figure:
@@ -38,4 +39,4 @@ def text_lengths(lengths: Sequence[int] | np.ndarray, limits: Sequence[int], uni
         figure.add_annotation(x=limit, y=1, yref="paper", yanchor="bottom", showarrow=False, **label)
     figure.update_xaxes(title=f"{unit} of a text", range=[0, max([*limits, int(tokens.max())]) * 1.15])
     figure.update_yaxes(title="texts")
-    return figure.update_layout(height=340, template="simple_white", margin={"t": 70})
+    return figure.update_layout(height=340, template="simple_white", margin={"t": 70}, modebar=MODEBAR)

@@ -60,7 +60,9 @@ def save(
 
 
 def _page(figure: go.Figure) -> bytes:
-    page: str = figure.to_html(include_plotlyjs=True, include_mathjax=False, config={"responsive": True})
+    page: str = figure.to_html(
+        include_plotlyjs=True, include_mathjax=False, config={"responsive": True, "displaylogo": False}
+    )
     return page.encode()
 
 

@@ -20,6 +20,7 @@ from slmkit.runs.configurations import Configuration, as_runs, configurations
 FAINT = "rgba(127,127,127,0.28)"
 LINE = "#8a8a8a"
 FONT_SIZE = 15
+MODEBAR = {"remove": ["sendChartToCloud"]}  # plotly's button that uploads a picture to its own cloud
 CALIBRATION_BINS = 10
 NAME_LIMIT = 46  # characters of a configuration in a legend: two columns fit 800 pixels
 _WRAP = 92  # characters of the small title line that fit 800 pixels
@@ -129,6 +130,7 @@ def base_layout(title: str, subtitle: str) -> dict[str, Any]:
         },
         "margin": {"l": 76, "r": 24, "t": 84, "b": 72},
         "hoverlabel": {"font": {"size": 14}, "align": "left"},
+        "modebar": MODEBAR,
     }  # fmt: skip
 
 
