@@ -55,7 +55,7 @@ def small(tiny_decoder: ModelSource, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_a_stored_model_scores_and_weighs_as_the_cached_copy(
-    layout: tuple[str, int], tiny_chat_decoder: ModelSource, tmp_path: Path
+    layout: tuple[str, int], tiny_chat_decoder: ModelSource, tmp_path: Path, in_bfloat16: None
 ) -> None:
     backend, bits = layout
     made = slmkit.quantize(tiny_chat_decoder.name, out=tmp_path / "small", bits=bits, backend=backend)
