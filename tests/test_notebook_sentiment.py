@@ -32,7 +32,7 @@ def test_sentiment_runs_offline_twice_in_one_kernel(walked: Any, record_property
 def assert_told_beside_the_floor(executed: Executed) -> None:
     """Each way has its sentence against the floor, the two prompts are compared, recorded rows are marked."""
     said = sentences(executed.printed)
-    assert said[0].startswith("Only the floor was run. It reaches ")
+    assert any(s.startswith("Only the floor was run. It reaches ") for s in said)  # a slow machine's plan comes before
     against = [s for s in said if "the floor by" in s or "does not beat the floor:" in s]
     assert len([s for s in against if "SmolLM2-135M" in s]) >= 3 and [s for s in against if "MiniLM" in s]
     (pair,) = re.findall(
