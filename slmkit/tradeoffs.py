@@ -57,7 +57,7 @@ def fronts(runs: Iterable[Run] | pd.DataFrame) -> pd.DataFrame:
     table: dict[str, list[Any]] = {
         "number": [c.number for c in configs],
         "configuration": [c.name for c in configs],
-        "accuracy": [_accuracy(c) for c in configs],
+        "accuracy": [c.accuracy_in_words for c in configs],
     }
     count = [0] * len(configs)
     for view in FOOTPRINTS.values():
@@ -184,11 +184,3 @@ def _on_front(configs: Sequence[Configuration], view: Footprint) -> list[str]:
     known = [i for i, cost in enumerate(costs) if cost is not None]
     front = {known[place] for place in pareto([(costs[i] or 0.0, configs[i].accuracy) for i in known])}
     return ["unknown" if i not in known else "yes" if i in front else "no" for i in range(len(configs))]
-
-
-def _accuracy(config: Configuration) -> str:
-    run = config.first
-    if len(config.runs) == 1:
-        return text.with_interval(run.accuracy, run.accuracy_low, run.accuracy_high)
-    shares = [100 * r.accuracy for r in config.runs]
-    return f"{text.percent(config.accuracy)} (seeds: {min(shares):.1f} to {max(shares):.1f})"

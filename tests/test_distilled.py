@@ -6,27 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tuning_rows import risen_or_fallen
 
 from slmkit.classify import FloorClassifier
 from slmkit.errors import AssetError, InputError
 from slmkit.tuning import distil, distilled, retention
 
-WORDS = [
-    "desk",
-    "river",
-    "march",
-    "copper",
-    "lemon",
-    "signal",
-    "garden",
-    "winter",
-    "paper",
-    "engine",
-    "bridge",
-    "coffee",
-]
-RNG = np.random.default_rng(0)
-TEXTS = [" ".join([*RNG.permutation(WORDS)[:6], "rose" if i % 2 else "fell"]) for i in range(90)]
+TEXTS = risen_or_fallen(90)
 LABELS = ["=up" if i % 2 else "down" for i in range(90)]  # a label that a spreadsheet would compute
 POOL, TEST = TEXTS[30:60], (TEXTS[60:], LABELS[60:])
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import slmkit
 from slmkit import footprint
 from slmkit.errors import InputError
 from slmkit.footprint import energy
@@ -329,3 +330,13 @@ def test_work_that_cpu_seconds_would_miss_has_no_figure() -> None:
     reading.start()
     found = reading.stop()
     assert (found.joules, found.origin) == (None, None) and "device 'metal'" in found.reason
+
+
+@pytest.mark.parametrize(("offline", "hub"), [("1", "off"), ("0", "asked only for models that are not on this disk")])
+def test_the_line_a_notebook_begins_with(monkeypatch: pytest.MonkeyPatch, offline: str, hub: str) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    monkeypatch.setenv("SLMKIT_MEMORY_LIMIT", "2GB")
+    parts = footprint.headline("tiny").split(" | ")
+    assert parts[0] == f"slmkit {slmkit.__version__}" and parts[1] == f"Python {platform.python_version()}"
+    assert parts[3].endswith(f", {footprint.usable_cores()} cores") and parts[4].startswith("memory limit 2.0 GB (")
+    assert parts[5:] == [f"model hub: {hub}", "profile tiny"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tuning_rows import risen_or_fallen
 
 from slmkit.classify import EmbeddingClassifier, FloorClassifier
 from slmkit.errors import AssetError
@@ -13,22 +14,7 @@ from slmkit.tuning import retention
 from slmkit.tuning.distil import distill
 from slmkit.tuning.remembered import Remembered
 
-WORDS = [
-    "desk",
-    "river",
-    "march",
-    "copper",
-    "lemon",
-    "signal",
-    "garden",
-    "winter",
-    "paper",
-    "engine",
-    "bridge",
-    "coffee",
-]
-RNG = np.random.default_rng(0)
-TEXTS = [" ".join([*RNG.permutation(WORDS)[:6], "rose" if i % 2 else "fell"]) for i in range(40)]
+TEXTS = risen_or_fallen(40)
 LABELS = ["up" if i % 2 else "down" for i in range(40)]
 
 

@@ -15,7 +15,6 @@
 
 # %%
 import os
-import platform
 from pathlib import Path
 
 import pandas as pd
@@ -24,14 +23,7 @@ import slmkit
 from slmkit import footprint, workshop
 
 PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
-machine, versions = footprint.machine(), footprint.versions()
-hub = "off" if os.environ.get("HF_HUB_OFFLINE") == "1" else "asked only for models that are not on this disk"
-print(
-    f"slmkit {slmkit.__version__} | Python {platform.python_version()} | torch {versions.get('torch', 'missing')}"
-    f" | {machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
-    f" | memory limit {machine['memory_limit_bytes'] / 1e9:.1f} GB ({machine['memory_limit_origin']})"
-    f" | model hub: {hub} | profile {PROFILE}"
-)
+print(footprint.headline(PROFILE))
 pd.set_option("display.html.use_mathjax", False, "display.max_colwidth", 160)  # two prices are not a formula
 
 # %% [markdown]

@@ -15,7 +15,6 @@
 
 # %%
 import os
-import platform
 from pathlib import Path
 
 import pandas as pd
@@ -24,14 +23,7 @@ import slmkit
 from slmkit import footprint, workshop
 
 PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
-machine, versions = footprint.machine(), footprint.versions()
-hub = "off" if os.environ.get("HF_HUB_OFFLINE") == "1" else "asked only for models that are not on this disk"
-print(
-    f"slmkit {slmkit.__version__} | Python {platform.python_version()} | torch {versions.get('torch', 'missing')}"
-    f" | {machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
-    f" | memory limit {machine['memory_limit_bytes'] / 1e9:.1f} GB ({machine['memory_limit_origin']})"
-    f" | model hub: {hub} | profile {PROFILE}"
-)
+print(footprint.headline(PROFILE))
 pd.set_option("display.html.use_mathjax", False, "display.max_colwidth", 240)  # two prices are not a formula
 
 # %% [markdown]
@@ -276,7 +268,8 @@ import json
 from slmkit.training import forgetting
 
 MERGED = OUT / "merged-4bit"
-if not MERGED.is_dir() and machine["memory_limit_bytes"] > 2.5e9:
+limit_bytes, _ = footprint.memory_limit()
+if not MERGED.is_dir() and limit_bytes > 2.5e9:
     texts = forgetting.passages()[:2] if PROFILE == "tiny" else None  # None: eight passages
     slmkit.merge(MODEL, TUNED, out=MERGED, bits=4, texts=texts)
 if MERGED.is_dir():
@@ -285,7 +278,7 @@ if MERGED.is_dir():
         print(f"{name:>13}: {merged[name]:.3f} nats a token, n = {merged['n_texts']} texts")
     print(f"{merged['stored_bytes'] / 1e6:.0f} MB stored; licence {merged['licence']}")
 else:
-    print(f"Left out: a merge takes about 2.1 GB, the limit is {machine['memory_limit_bytes'] / 1e9:.1f} GB")
+    print(f"Left out: a merge takes about 2.1 GB, the limit is {limit_bytes / 1e9:.1f} GB")
 
 # %%
 if MERGED.is_dir():

@@ -15,20 +15,12 @@
 
 # %%
 import os
-import platform
 
 import slmkit
 from slmkit import footprint
 
 PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
-machine, versions = footprint.machine(), footprint.versions()
-hub = "off" if os.environ.get("HF_HUB_OFFLINE") == "1" else "asked only for models that are not on this disk"
-print(
-    f"slmkit {slmkit.__version__} | Python {platform.python_version()} | torch {versions.get('torch', 'missing')}"
-    f" | {machine['gpu'] or machine['cpu']}, {machine['cores']} cores"
-    f" | memory limit {machine['memory_limit_bytes'] / 1e9:.1f} GB ({machine['memory_limit_origin']})"
-    f" | model hub: {hub} | profile {PROFILE}"
-)
+print(footprint.headline(PROFILE))
 
 # %% [markdown]
 # ## Runs of your own, on the recorded rows

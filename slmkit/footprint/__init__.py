@@ -136,6 +136,20 @@ def versions() -> dict[str, str]:
     return found
 
 
+def headline(profile: str) -> str:
+    """The line that a notebook begins with: versions, device, memory limit, whether a hub may be asked, its profile."""
+    from slmkit import __version__
+
+    here, torch = machine(), versions().get("torch", "missing")
+    hub = "off" if os.environ.get("HF_HUB_OFFLINE") == "1" else "asked only for models that are not on this disk"
+    return (
+        f"slmkit {__version__} | Python {here['python']} | torch {torch}"
+        f" | {here['gpu'] or here['cpu']}, {here['cores']} cores"
+        f" | memory limit {here['memory_limit_bytes'] / 1e9:.1f} GB ({here['memory_limit_origin']})"
+        f" | model hub: {hub} | profile {profile}"
+    )
+
+
 def peak_ram_bytes() -> int | None:
     """The most memory this process has held (peak resident set), memory-mapped weights included once touched."""
     status = _read(Path("/proc/self/status")) or ""

@@ -91,6 +91,14 @@ class Configuration:
         return fmean(run.accuracy for run in self.runs)
 
     @property
+    def accuracy_in_words(self) -> str:
+        """Percent with the interval of a single run, or the mean with the range over the seeds."""
+        if len(self.runs) == 1:
+            return text.with_interval(self.first.accuracy, self.first.accuracy_low, self.first.accuracy_high)
+        shares = [100 * run.accuracy for run in self.runs]
+        return f"{text.percent(self.accuracy)} (seeds: {min(shares):.1f} to {max(shares):.1f})"
+
+    @property
     def seeds(self) -> dict[int, Run]:
         return {run.seed: run for run in self.runs}
 

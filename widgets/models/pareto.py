@@ -339,19 +339,12 @@ def _setup_title(group: Sequence[Run]) -> str:
 
 
 def _table(shown: Sequence[Configuration], front: set[int], places: Sequence[int]) -> pd.DataFrame:
-    def accuracy(config: Configuration) -> str:
-        run = config.first
-        if len(config.runs) == 1:
-            return text.with_interval(run.accuracy, run.accuracy_low, run.accuracy_high)
-        shares = [100 * r.accuracy for r in config.runs]
-        return f"{text.percent(config.accuracy)} (seeds: {min(shares):.1f} to {max(shares):.1f})"
-
     def row(config: Configuration, place: int) -> dict[str, Any]:
         costs = {f"{f.button} ({f.unit})": config.mean(f.of) for f in FOOTPRINTS.values()}
         return {
             "number": config.number,
             "configuration": config.name,
-            "accuracy": accuracy(config),
+            "accuracy": config.accuracy_in_words,
             "test rows": config.first.n_test,
             "seeds": len(config.runs),
             **{name: "unknown" if cost is None else text.rounded(cost) for name, cost in costs.items()},
