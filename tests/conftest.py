@@ -35,44 +35,12 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 
+pytest_plugins = ["schedule"]
 FROZEN = [0]  # modules there when the collector was last told to leave all there is alone
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--write-conformance", action="store_true", help="write the table of architectures anew")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """For several processes: groups start in the order they are given in, and each process computes on one core.
-
-    With a thread per core in every process the threads wait for each other: tiny trainings took 3 to 15 times as long.
-    """
-    if config.getoption("dist", "no") != "no":
-        config.option.loadscopereorder = False  # else those of most tests come first, and the long ones last
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Function]) -> None:
-    """For several processes (`-n 2 --dist loadgroup`): long tests come first, each for itself.
-
-    A file's other tests stay together, since they share what was made for them. All that looks at the first notebook's
-    kernel is one group and the first of all: it runs for minutes.
-    """
-    if config.getoption("dist", "no") != "loadgroup":
-        return
-    for item in items:
-        if _turn(item) != 1:
-            name = "notebooks" if _turn(item) == 0 else item.path.stem.removeprefix("test_")
-            item.add_marker(pytest.mark.xdist_group(name))
-    items.sort(key=_turn)
-
-
-def _turn(item: pytest.Function) -> int:
-    if "start_here" in item.fixturenames:
-        return 0
-    return 1 if {"slow", "real", "browser"} & {mark.name for mark in item.iter_markers()} else 2
 
 
 @pytest.hookimpl(trylast=True)

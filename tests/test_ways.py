@@ -128,7 +128,7 @@ def test_what_training_weights_takes_is_counted_as_it_is_trained(tiny_decoder: M
 
 
 def test_memory_is_asked_for_weights_and_not_for_an_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SLMKIT_MEMORY_LIMIT", "2GB")
+    monkeypatch.setenv("SLMKIT_MEMORY_LIMIT", "2.5GB")  # a CPU without bfloat16 asks 2.04 for the adapter
     with pytest.raises(NotEnoughMemory, match="to train"):
         estimate.check_fits("smollm2-135m-instruct", 16, training=True, full=True)
     assert estimate.check_fits("smollm2-135m-instruct", 16, training=True)
