@@ -7,18 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from lab_pages import IN_CHROMIUM, Page, kernel_is_idle, page, pictures, serving, sync_api, unharmed, write_notebook
 from sample_runs import HOSTILE
-from test_lab_browser import CHROMIUM, Page, kernel_is_idle, page, pictures, serving, sync_api
 
-nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("anywidget")
 
 __all__ = ["page", "pictures"]  # the fixtures
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install it, or set SLMKIT_CHROMIUM"),
-]
+pytestmark = IN_CHROMIUM
 CELLS = [
     f"""import pandas as pd
 from slmkit_widgets import DataExplorer, Labeller, ModelPicker
@@ -35,9 +30,7 @@ Labeller(texts, ["legitimate", "fraud", hostile], "labels.csv")""",
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the notebook in it."""
     folder = tmp_path_factory.mktemp("labels")
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in CELLS])
-    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(notebook, folder / "labels.ipynb")
+    write_notebook(folder / "labels.ipynb", CELLS)
     return folder
 
 
@@ -92,5 +85,4 @@ def test_keys_label_in_the_notebook_and_no_row_runs(
     model.select_option("minilm")
     expect(view.get_by_text("MiniLM").first).to_be_visible()
     view.screenshot(path=pictures / "picker.png")
-    assert view.title() != "owned" and view.evaluate("document.title") != "1"
-    assert page.external == [] and page.errors == []
+    unharmed(page)

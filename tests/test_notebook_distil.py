@@ -11,6 +11,7 @@ import pytest
 from notebook_kernel import PLOTLY, Executed, numbers, twice
 
 
+@pytest.mark.xdist_group("60_distil")
 @pytest.mark.real
 @pytest.mark.slow
 def test_distil_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:

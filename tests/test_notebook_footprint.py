@@ -17,6 +17,7 @@ WIDGET = "application/vnd.jupyter.widget-view+json"
 SHIPPED = slmkit_data.path("runs")
 
 
+@pytest.mark.xdist_group("70_accuracy_vs_footprint")
 @pytest.mark.real
 @pytest.mark.slow
 def test_footprint_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:

@@ -15,6 +15,7 @@ from slmkit import assets, writing
 NAME, MODEL = "80_assistants_summaries_translation_tutor", "smollm2-135m-instruct"
 
 
+@pytest.mark.xdist_group(NAME)
 @pytest.mark.real
 @pytest.mark.slow
 def test_writing_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:

@@ -37,6 +37,7 @@ def test_start_here_runs_offline_twice_in_one_kernel(start_here: Kernel, record_
     assert second.seconds < first.seconds / 2
 
 
+@pytest.mark.xdist_group("10_your_data")
 @pytest.mark.real
 @pytest.mark.slow
 def test_your_data_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:
@@ -59,6 +60,7 @@ def test_your_data_runs_offline_twice_in_one_kernel(walked: Any, record_property
     assert_files_of_your_data(kernel.folder / "my_data")
 
 
+@pytest.mark.xdist_group("40_four_bits")
 @pytest.mark.real
 @pytest.mark.slow
 def test_four_bits_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:
@@ -77,6 +79,7 @@ def test_four_bits_runs_offline_twice_in_one_kernel(walked: Any, record_property
     assert second.seconds < first.seconds / 2
 
 
+@pytest.mark.xdist_group("90_instructor")
 @pytest.mark.real
 @pytest.mark.slow
 def test_instructor_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:

@@ -99,7 +99,7 @@ def test_an_answer_streams_slowly_to_the_page_and_stops_at_once(
     assert "Problem: the models are at work" in said(view)
     pushed.clear()
     time.sleep(2)
-    assert 500 < pushed.n_bytes / 2 < 20_000 and len(pushed.messages) < 40
+    assert 4 <= len(pushed.messages) < 40 and pushed.n_bytes / 2 < 20_000
     began = time.monotonic()
     view.stop.click()
     assert view.model.state == "stopping" and "Stopping" in view.bar.now["said"]

@@ -1,7 +1,5 @@
 """Tuner, playground and workbench in JupyterLab, in a real Chromium: driven by role and keyboard, light and dark, 1280
 and 800 pixels wide; hostile names stay text, nothing goes out, and axe-core finds no serious violation.
-
-Screenshots go to the folder SLMKIT_SCREENSHOTS, or to pytest's own temporary folder.
 """
 
 from __future__ import annotations
@@ -14,21 +12,28 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from lab_pages import (
+    IN_CHROMIUM,
+    Page,
+    kernel_is_idle,
+    opened,
+    page,
+    pictured,
+    pictures,
+    serving,
+    sync_api,
+    unharmed,
+    write_notebook,
+)
 from sample_runs import HOSTILE
-from test_lab_browser import CHROMIUM, Page, kernel_is_idle, page, pictures, serving, sync_api
 from tuning_rows import LABELS, TEXTS
 
 from slmkit.assets import ModelSource
 
-nbformat = pytest.importorskip("nbformat")
 pytest.importorskip("anywidget")
 
 __all__ = ["page", "pictures"]  # the fixtures
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install it, or set SLMKIT_CHROMIUM"),
-]
+pytestmark = IN_CHROMIUM
 ROWS = "<img src=x onerror=document.title='owned'>.csv"
 WORDS = ["prize", "lunch", "train", "flower", "card", "letter", "phone", "news"]
 PARTS = ["Models", "Data", "Label", "Tune", "Try", "Costs", "Flag"]
@@ -59,65 +64,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory, tiny_chat_decoder: ModelSource
     labels = [HOSTILE if label == "spam" else label for label in LABELS]
     pd.DataFrame({"text": [HOSTILE, *texts[1:]], "label": labels}).to_csv(work / ROWS, index=False)
     for name, sources in cells(tiny_chat_decoder.folder).items():
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources])
-        notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        nbformat.write(notebook, work / f"{name}.ipynb")
+        write_notebook(work / f"{name}.ipynb", sources)
     with serving(tmp_path_factory.mktemp("home"), work) as address:
         yield address
-
-
-def opened(lab: tuple[str, str], page: Page, name: str) -> Any:
-    """The notebook with all its cells run."""
-    view = page.page
-    view.goto(f"{lab[0]}/lab/workspaces/{name}/tree/{name}.ipynb?token={lab[1]}")  # what others left open stays out
-    kernel_is_idle(view)
-    view.keyboard.press("Control+b")  # the file browser takes a third of a narrow page
-    view.get_by_role("menuitem", name="Run", exact=True).click()
-    view.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    return view
-
-
-def pictured(view: Any, folder: Path, name: str) -> list[str]:
-    """The widget in both themes and both widths; what axe-core finds, and controls beyond the edge, in words."""
-    problems = []
-    for theme, light in (("JupyterLab Dark", "false"), ("JupyterLab Light", "true")):
-        view.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
-        view.wait_for_selector(f"body[data-jp-theme-light={light}]", state="attached")
-        for width in (800, 1280):
-            view.set_viewport_size({"width": width, "height": 1200})
-            view.wait_for_timeout(500)
-            view.screenshot(path=folder / f"{name}-{theme[11:].lower()}-{width}.png")
-            problems += [f"{name}, {theme}, {width}: beyond the edge: {one}" for one in overflowing(view)]
-        problems += [f"{name}, {theme}: {one}" for one in serious(view)]
-    return problems
-
-
-def overflowing(view: Any) -> list[str]:
-    """Buttons and fields of the widgets that reach beyond the notebook's right edge."""
-    script = """() => {
-      const edge = document.querySelector(".jp-NotebookPanel").getBoundingClientRect().right + 2;
-      return [...document.querySelectorAll(".jupyter-widgets button, .jupyter-widgets input, .jupyter-widgets select")]
-        .filter((e) => e.offsetParent && e.getBoundingClientRect().right > edge)
-        .map((e) => e.outerHTML.slice(0, 100));
-    }"""
-    return list(view.evaluate(script))
-
-
-def serious(view: Any) -> list[str]:
-    """Serious violations that axe-core finds in the widgets on the page."""
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
-    found = axe.run(view, context={"include": [[".jp-OutputArea-output .jupyter-widgets"]]}).response["violations"]
-    return [
-        f"{one['id']} ({one['impact']}): {node['html'][:200]}"
-        for one in found
-        if one["impact"] in ("serious", "critical")
-        for node in one["nodes"]
-    ]
-
-
-def unharmed(page: Page) -> None:
-    assert page.page.title() not in ("owned", "1")
-    assert page.external == [] and page.errors == []
 
 
 def test_train_watch_cancel_and_resume_with_the_keyboard(lab: tuple[str, str], page: Page, pictures: Path) -> None:
