@@ -1,0 +1,82 @@
+"""The Pareto and the threshold explorer, each alone in a cell of JupyterLab, in a real Chromium: worked with the
+keyboard, light and dark, 1280 and 800 pixels wide; hostile names stay text, and nothing goes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lab_pages import IN_CHROMIUM, Page, opened, page, pictured, pictures, serving, sync_api, unharmed, write_notebook
+from sample_runs import HOSTILE, N_TEST, a_floor, a_run
+
+from slmkit.runs import Run, probability_frame, write_run
+
+pytest.importorskip("anywidget")
+
+__all__ = ["page", "pictures"]  # the fixtures
+pytestmark = IN_CHROMIUM
+LABELS = ["fraud", HOSTILE]
+LONG_MS = 60_000
+
+
+def written(run: Run, right: int, folder: Path) -> None:
+    """A run with probabilities of its test rows, the first `right` of them right."""
+    truth = [LABELS[i % 2] for i in range(N_TEST)]
+    rng = np.random.default_rng(right)
+    sure = rng.uniform(0.55, 0.99, N_TEST)
+    fraud = np.array([p if (i % 2 == 0) == (i < right) else 1 - p for i, p in enumerate(sure)])
+    write_run(run, folder, probability_frame(np.arange(N_TEST), truth, np.c_[fraud, 1 - fraud], LABELS))
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    work = tmp_path_factory.mktemp("work")
+    recalled = {"recall_by_class": dict.fromkeys(LABELS, 0.9), "task": HOSTILE}
+    written(a_floor(84, **recalled), 84, work / "runs")
+    for model, right in (("minilm", 96), (HOSTILE, 114)):
+        written(a_run("embedding", model, 16, right, **recalled), right, work / "runs")
+    first = "from slmkit_widgets import ParetoExplorer, ThresholdExplorer\n"
+    write_notebook(work / "costs.ipynb", [f"{first}ParetoExplorer(folder='runs', recorded=False)"])
+    texts = f"[{HOSTILE!r}] * {N_TEST}"
+    write_notebook(work / "flag.ipynb", [f"{first}ThresholdExplorer(folder='runs', texts={texts}, positive='fraud')"])
+    with serving(tmp_path_factory.mktemp("home"), work) as address:
+        yield address
+
+
+def test_costs_are_compared_with_the_keyboard(lab: tuple[str, str], page: Page, pictures: Path) -> None:
+    expect, view = sync_api.expect, opened(lab, page, "costs")
+    figure = view.locator(".js-plotly-plot").first
+    expect(figure.get_by_text("Stored", exact=False).first).to_be_visible(timeout=LONG_MS)
+    cost = view.get_by_role("combobox", name="Cost", exact=True)
+    cost.focus()
+    view.keyboard.type("Latency")
+    expect(figure.get_by_text("atency", exact=False).first).to_be_visible()
+    second = view.get_by_role("combobox", name="Second", exact=True)
+    second.focus()
+    view.keyboard.press("End")
+    expect(view.get_by_text(f"n = {N_TEST}").first).to_be_visible()
+    problems = pictured(view, pictures, "pareto")
+    unharmed(page)
+    assert problems == []
+
+
+def test_a_threshold_is_chosen_with_the_keyboard(lab: tuple[str, str], page: Page, pictures: Path) -> None:
+    expect, view = sync_api.expect, opened(lab, page, "flag")
+    slide = view.get_by_role("slider", name="Move the threshold")
+    expect(slide).to_be_visible(timeout=LONG_MS)
+    number = view.get_by_role("spinbutton", name="Threshold", exact=True)
+    before = float(number.input_value())
+    slide.focus()
+    view.keyboard.press("ArrowRight")
+    expect(number).not_to_have_value(str(before))
+    miss = view.get_by_role("spinbutton", name="Cost of a miss")
+    miss.fill("50")
+    view.keyboard.press("Tab")
+    choose = view.get_by_role("button", name="Choose the lowest cost")
+    choose.press("Enter")
+    expect(view.get_by_text("Threshold", exact=False).first).to_be_visible()
+    problems = pictured(view, pictures, "threshold")
+    unharmed(page)
+    assert problems == []
