@@ -15,12 +15,14 @@ import traitlets
 from slmkit.errors import MissingExtra
 from slmkit_widgets import display, lifetimes
 from slmkit_widgets.models.base import ViewModel
+from slmkit_widgets.scripted import scripted
 
 try:
     import ipywidgets as w
 except ImportError as problem:
     raise MissingExtra('widgets need ipywidgets: pip install -c constraints.txt -e ".[notebooks]"') from problem
 
+Shortcuts: Any = scripted("shortcuts.js")
 STYLE = {"description_width": "initial"}  # whole names, not their first letters
 WIDE = "100%"
 GOES_ON = "-8px 2px 2px 2px"  # a line of the same sentence stands closer
@@ -51,11 +53,13 @@ class View(w.VBox):
         self._title = label(title, strong=True)
         self._problem = self.said("error", lambda cause: f"Problem: {cause}" if cause else "")
         self._code = self.copied("code", "The same in Python")
+        self._keys = [] if Shortcuts is None else [Shortcuts()]
+        self.add_class("slmkit-view")
         lifetimes.register(self)
 
     def show(self, *children: w.Widget) -> None:
         """Put the controls in place: title, error, the controls, the Python."""
-        self.children = (self._title, self._problem, *children, self._code)
+        self.children = (self._title, self._problem, *children, self._code, *self._keys)
 
     # -- from the model to the page
 

@@ -19,7 +19,6 @@ function render({ model, el }) {
   const box = document.createElement("div");
   box.tabIndex = 0;
   box.setAttribute("role", "group");
-  box.setAttribute("data-lm-suppress-shortcuts", "true"); // else JupyterLab takes keys such as "1" for itself
   box.className = "mathjax_ignore tex2jax_ignore";
   box.style.cssText = "border: 1px solid currentColor; border-radius: 4px; padding: 10px; max-height: 320px; overflow: auto";
   const shown = paragraph(box, "");

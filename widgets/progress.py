@@ -5,7 +5,6 @@ ipywidgets' own IntProgress has no role: a screen reader passes over it.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as w
@@ -13,25 +12,10 @@ import traitlets
 
 from slmkit_widgets.base import label
 from slmkit_widgets.models.progress import Shown
+from slmkit_widgets.scripted import scripted
 
-try:
-    import anywidget
-except ImportError:  # VS Code and Colab without it, for example
-    anywidget = None  # type: ignore[assignment]
-
-ProgressBox: Any = None
-
-if anywidget is not None:
-
-    class _ProgressBox(anywidget.AnyWidget):
-        """What `progress.js` shows: the facts of a `Shown`, all of them in one message."""
-
-        _esm = Path(__file__).with_name("progress.js").read_text(encoding="utf-8")
-        now = traitlets.Dict().tag(sync=True)
-        named = traitlets.Unicode().tag(sync=True)
-        curve = traitlets.Unicode().tag(sync=True)
-
-    ProgressBox = _ProgressBox
+# The facts of a `Shown`, all of them in one message.
+ProgressBox: Any = scripted("progress.js", now=traitlets.Dict(), named=traitlets.Unicode(), curve=traitlets.Unicode())
 
 
 class PlainProgress(w.VBox):

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import ipywidgets as w
 import traitlets
 
-try:
-    import anywidget
-except ImportError:  # VS Code and Colab without it, for example
-    anywidget = None  # type: ignore[assignment]
+from slmkit_widgets.scripted import scripted
 
-Slider: Any = None
-
-if anywidget is not None:
-
-    class _Slider(anywidget.AnyWidget):
-        """What `slider.js` shows; a value comes when the handle is let go of, or a key was pressed."""
-
-        _esm = Path(__file__).with_name("slider.js").read_text(encoding="utf-8")
-        description = traitlets.Unicode().tag(sync=True)
-        value = traitlets.Float(0.0).tag(sync=True)
-        min = traitlets.Float(0.0).tag(sync=True)
-        max = traitlets.Float(1.0).tag(sync=True)
-        step = traitlets.Float(0.01).tag(sync=True)
-
-    Slider = _Slider
+Slider: Any = scripted(  # a value comes when the handle is let go of, or a key was pressed
+    "slider.js",
+    description=traitlets.Unicode(),
+    value=traitlets.Float(0.0),
+    min=traitlets.Float(0.0),
+    max=traitlets.Float(1.0),
+    step=traitlets.Float(0.01),
+)
 
 
 def slider(description: str, step: float, width: str) -> w.Widget:
