@@ -65,9 +65,10 @@ def test_costs_are_compared_with_the_keyboard(lab: tuple[str, str], page: Page, 
     kernel_is_idle(view)
     view.get_by_role("combobox", name="Cost", exact=True).press("ArrowDown")
     expect(axis).to_contain_text("memory", ignore_case=True)
-    for name, key in (("First", "Home"), ("Second", "End")):
-        view.get_by_role("combobox", name=name, exact=True).press(key)
-    expect(view.get_by_text(f"n = {N_TEST}").first).to_be_visible()
+    expect(view.get_by_text("Number 1 and number 3:").first).to_be_visible()
+    view.get_by_role("combobox", name="Second", exact=True).press("ArrowUp")
+    expect(view.get_by_text("Number 1 and number 2:").first).to_be_visible()
+    expect(view.get_by_text(re.compile(r"\b15\.0\b")).first).to_be_visible()
     problems = pictured(view, pictures, "pareto")
     unharmed(page)
     assert problems == []
