@@ -108,21 +108,25 @@ class Progress(Lines):
 
 
 class Bar:
-    """The progress bar of a notebook or terminal; the plan and every failure are written above it."""
+    """The progress bar of a notebook or terminal; the plan and every failure are written above it.
+
+    It is text in both: a widget's bar is an error in a notebook that is opened again.
+    """
 
     def __init__(self) -> None:
         self.bar: Any = None
 
     def __call__(self, event: Mapping[str, Any]) -> None:
-        from tqdm.auto import tqdm
+        from tqdm import tqdm
 
         if event["event"] == "plan":
             for line in event["lines"]:
                 tqdm.write(text.clean(line, 400))
-            self.bar = tqdm(total=event["total"], unit="run")
+            file = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # what goes to the latter is red there
+            self.bar = tqdm(total=event["total"], unit="run", file=file)
         elif self.bar is not None:
             self.bar.update(event["done"] - self.bar.n)
-            self.bar.set_description_str(about(event))
+            self.bar.set_description_str("done" if event["event"] == "end" else about(event))
             if event["event"] == "failed":
                 tqdm.write(about(event))
             if event["event"] == "end":

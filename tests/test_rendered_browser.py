@@ -32,6 +32,9 @@ pytestmark = [pytest.mark.real, *IN_CHROMIUM]
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("[1-9]*.ipynb"))  # their own tests: same group
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES])
 def executed(request: pytest.FixtureRequest, walked: Any) -> Path:
     """A notebook with what it showed in its second pass."""
@@ -68,6 +71,8 @@ def test_what_a_notebook_showed_is_drawn(lab: tuple[str, str], page: Page, pictu
         sum("".join(data.get("text/html", "")).count("<table") for data in shown)
         + sum(len(re.findall(r"^\|\s*:?---", "".join(cell["source"]), re.M)) for cell in written)
     )
+    if not any(WIDGET in data for data in shown):
+        expect(view.get_by_text("Error displaying widget")).to_have_count(0)
     photograph(view, pictures / f"{executed.stem}-light")
     view.keyboard.press("Control+b")  # the file browser takes a third of a narrow page
     shown_as(view, "dark", 800)
