@@ -9,7 +9,7 @@
 # | profile | what it does | time on 2 cores | memory |
 # |---|---|---|---|
 # | `tiny` | all four ways on few rows: enough to see that few rows cannot tell | about a minute | under 1.6 GB |
-# | `laptop` | the same on several hundred rows, and on the real Financial PhraseBank if you have it | about ten minutes | under 1.6 GB |
+# | `laptop` | the same on several hundred rows, and on the real Financial PhraseBank if you have it | three to ten minutes | under 1.6 GB |
 #
 # Nothing leaves this machine. What is written goes to `runs` beside this notebook.
 

@@ -9,7 +9,7 @@
 # | profile | what it does | time on 2 cores | memory |
 # |---|---|---|---|
 # | `tiny` | the floor and a small encoder on 200 test messages | about a minute | under 1.6 GB |
-# | `laptop` | an adapter on a language model too, on more messages | about ten minutes | under 1.6 GB |
+# | `laptop` | an adapter on a language model too, on more messages | two to ten minutes | under 1.6 GB |
 #
 # Nothing leaves this machine. What is written goes to `runs` beside this notebook.
 
