@@ -382,10 +382,21 @@ class Loop:
 
     def _hand_down(self) -> None:
         with torch.no_grad():
-            for parameter, master in zip(self.lora, self.masters, strict=True):
-                parameter.copy_(master)
+            torch._foreach_copy_(self.lora, self.masters)
 
+    @torch.no_grad()
     def _collect(self, slopes: Gradients) -> None:
-        for master, slope in zip(self.trained, slopes, strict=True):
-            if slope is not None:
-                master.grad = slope.float() if master.grad is None else master.grad.add_(slope)
+        """Add gradients to those there are, in few calls: the threads at the other parts want the interpreter too."""
+        reached = [(m, slope) for m, slope in zip(self.trained, slopes, strict=True) if slope is not None]
+        known = [(m.grad, slope) for m, slope in reached if m.grad is not None]
+        if known:
+            torch._foreach_add_(*map(list, zip(*known, strict=True)))
+        new = [(m, slope) for m, slope in reached if m.grad is None]
+        if new:
+            masters, first = map(list, zip(*new, strict=True))
+            whole = torch.empty(sum(m.numel() for m in masters), dtype=torch.float32, device=masters[0].device)
+            parts = whole.split([m.numel() for m in masters])
+            sums = [part.view_as(m) for part, m in zip(parts, masters, strict=True)]
+            torch._foreach_copy_(sums, first)
+            for master, total in zip(masters, sums, strict=True):
+                master.grad = total
