@@ -86,6 +86,7 @@ def usage(
         train_tokens=train_tokens,
         recompute=recompute,
         preparing=preparing,
+        torch=backend != "mlx",
     )
 
 

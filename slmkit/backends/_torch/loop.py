@@ -27,7 +27,6 @@ from slmkit.errors import InputError
 AMPLIFIED, SCALE = 2.0**16, "loss scale"  # a power of two changes no digit (Micikevicius et al.)
 LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together; a place of a large vocabulary has 256,000
 
-
 Weights = Sequence[nn.Parameter]
 Gradients = Sequence[torch.Tensor | None]
 
@@ -391,12 +390,10 @@ class Loop:
         known = [(m.grad, slope) for m, slope in reached if m.grad is not None]
         if known:
             torch._foreach_add_(*map(list, zip(*known, strict=True)))
-        new = [(m, slope) for m, slope in reached if m.grad is None]
-        if new:
-            masters, first = map(list, zip(*new, strict=True))
-            whole = torch.empty(sum(m.numel() for m in masters), dtype=torch.float32, device=masters[0].device)
-            parts = whole.split([m.numel() for m in masters])
-            sums = [part.view_as(m) for part, m in zip(parts, masters, strict=True)]
-            torch._foreach_copy_(sums, first)
-            for master, total in zip(masters, sums, strict=True):
+        if new := [(m, slope) for m, slope in reached if m.grad is None]:
+            sizes = [m.numel() for m, _ in new]
+            sums = torch.empty(sum(sizes), device=new[0][0].device).split(sizes)
+            sums = [total.view_as(m) for total, (m, _) in zip(sums, new, strict=True)]
+            torch._foreach_copy_(sums, [slope for _, slope in new])
+            for total, (master, _) in zip(sums, new, strict=True):
                 master.grad = total

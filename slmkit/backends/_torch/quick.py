@@ -62,7 +62,8 @@ def _is_llamas(way: Callable[..., Any] | None) -> bool:
     known = inspect.signature(modeling_llama.eager_attention_forward).parameters
     if way is None or list(inspect.signature(way).parameters) != list(known):
         return False
-    q, k, v, mask = (_random(*shape, dtype=torch.float32) for shape in ((2, 4, 3, 8), *[(2, 2, 3, 8)] * 2, (2, 1, 3, 3)))
+    shapes = ((2, 4, 3, 8), (2, 2, 3, 8), (2, 2, 3, 8), (2, 1, 3, 3))
+    q, k, v, mask = (_random(*shape, dtype=torch.float32) for shape in shapes)
     module: Any = SimpleNamespace(num_key_value_groups=2, training=False)
     try:
         expected = way(module, q, k, v, mask, scaling=0.3)[0]
@@ -127,8 +128,8 @@ def _norm(module: Any, x: torch.Tensor) -> torch.Tensor:
 
 
 def _mlp(module: Any, x: torch.Tensor) -> torch.Tensor:
-    three = (_layer(layer) for layer in (module.gate_proj, module.up_proj, module.down_proj))
-    return fused.gated(x, *three, _scale(module.gate_proj))
+    gate, up, down = (_layer(layer) for layer in (module.gate_proj, module.up_proj, module.down_proj))
+    return fused.gated(x, gate, up, down, _scale(module.gate_proj))
 
 
 @torch.no_grad()
@@ -143,7 +144,7 @@ def _is_plain_norm(module: Any) -> bool:
 @torch.no_grad()
 def _is_silu_mlp(module: Any) -> bool:
     names = ("gate_proj", "up_proj", "down_proj")
-    layers = [getattr(module, name, None) for name in names]
+    layers: list[Any] = [getattr(module, name, None) for name in names]
     if not (_alike(layers[:2]) and _alike(layers[2:]) and _scale(layers[2]) == _scale(layers[0])):
         return False
     base: nn.Linear = layers[0].base_layer
