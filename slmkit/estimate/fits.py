@@ -187,6 +187,20 @@ def check_training(model: Model, bits: int, *, limit: tuple[int, str] | None = N
     return lean
 
 
+def training_tokens(model: Model, bits: int, *, limit: tuple[int, str] | None = None, **how: Any) -> int:
+    """Tokens to train on at once where nobody says: 1024 where that takes at most half of the memory, else 512.
+
+    More at once is quicker, since each product is larger, and keeps more for the way back; the result differs by
+    rounding alone. `how` is what `usage` takes beside `batch_tokens`.
+    """
+    if isinstance(model, ModelSource) and model.revision == "builtin":
+        return MICRO_TOKENS
+    found = parts.terms(network_of(model), usage(bits, training=True, batch_tokens=parts.ROOMY_TOKENS, **how))
+    limits = limits_of(limit).items()
+    roomy = all(2 * parts.total(found, place) <= allowed for place, (allowed, _) in limits)
+    return parts.ROOMY_TOKENS if roomy else MICRO_TOKENS
+
+
 def can_recompute(use: Use, backend: str | None) -> bool:
     """Whether the engine of a training can compute blocks anew on the way back: torch can."""
     return use.trains and backend != "mlx" and use.device != "metal"

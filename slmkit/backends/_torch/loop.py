@@ -391,9 +391,7 @@ class Loop:
         if known:
             torch._foreach_add_(*map(list, zip(*known, strict=True)))
         if new := [(m, slope) for m, slope in reached if m.grad is None]:
-            sizes = [m.numel() for m, _ in new]
-            sums = torch.empty(sum(sizes), device=new[0][0].device).split(sizes)
-            sums = [total.view_as(m) for total, (m, _) in zip(sums, new, strict=True)]
+            sums = [torch.empty_like(m) for m, _ in new]
             torch._foreach_copy_(sums, [slope for _, slope in new])
             for total, (master, _) in zip(sums, new, strict=True):
                 master.grad = total
