@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -229,6 +231,31 @@ def test_layers_that_are_asked_in_any_order_give_their_own(blocks: tuple[Any, An
             assert found is None or not found.any()
         else:
             torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_two_threads_compute_for_their_own_layers_alone(
+    blocks: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, stock = blocks
+    linear, met, asked = fused.linear, threading.Barrier(2, timeout=30), list[int]()
+
+    def counted(x: Any, layers: Any, scale: float) -> Any:
+        asked.append(len(layers))
+        return linear(x, layers, scale)
+
+    def in_step(*_: Any) -> None:  # both threads have asked a layer before one of them asks the next
+        met.wait()
+
+    monkeypatch.setattr(fused, "linear", counted)
+    for name in "qkv":
+        getattr(own, f"{name}_proj").register_forward_hook(in_step)
+    given = [{"x": torch.randn(3, 6)}, {"x": torch.randn(3, 6)}]
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda tensors: own("qx kx vx", tensors), given))
+    assert asked == [3, 3]
+    for outs, tensors in zip(found, given, strict=True):
+        for out, wanted in zip(outs, stock("qx kx vx", tensors), strict=True):
+            torch.testing.assert_close(out, wanted, rtol=1e-5, atol=1e-6)
 
 
 def test_what_was_computed_for_others_is_gone_with_the_block_s_call(blocks: tuple[Any, Any]) -> None:
