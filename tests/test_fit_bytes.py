@@ -75,6 +75,7 @@ def test_what_the_backward_pass_keeps_is_what_autograd_saves(name: str, plain: b
         out = body(input_ids=ids, attention_mask=mask, use_cache=False)
     assert out.last_hidden_state.requires_grad
     net = estimate.network_of(folder)
-    scores = activations.scores_bytes(net, rows, tokens, 2, plain=plain)
-    predicted = (activations.kept_bytes(net, 2, rank=16) * rows * tokens + scores) * net.layers
+    way = activations.Way(norms=True, mlps=True, plain=plain)
+    scores = activations.scores_bytes(net, rows, tokens, 2, way=way)
+    predicted = (activations.kept_bytes(net, 2, rank=16, way=way) * rows * tokens + scores) * net.layers
     assert sum(kept.values()) == pytest.approx(predicted, rel=0.16), sum(kept.values()) / predicted

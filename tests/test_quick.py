@@ -46,11 +46,11 @@ def test_short_rows_attend_plainly_and_alike(tiny_decoder: ModelSource) -> None:
     ids, mask = scoring.pad([[5, 6, 7, 8, 9], [10, 11]], 0, CPU)
     states = {}
     attention = quick.Attention(body, CPU)
-    for tokens, way in ((quick.SHORT_TOKENS, "eager"), (quick.SHORT_TOKENS + 1, "sdpa")):
+    for tokens, way in ((quick.SHORT_TOKENS, quick.GROUPED), (quick.SHORT_TOKENS + 1, "sdpa")):
         attention.fit(tokens)
         assert {m.config._attn_implementation for m in body.modules() if hasattr(m, "config")} == {way}
         states[way] = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state[mask.bool()]
-    torch.testing.assert_close(states["eager"], states["sdpa"], rtol=0.05, atol=0.05)
+    torch.testing.assert_close(states[quick.GROUPED], states["sdpa"], rtol=0.05, atol=0.05)
 
 
 def test_other_number_types_and_devices_are_left_alone(tiny_decoder: ModelSource) -> None:

@@ -55,7 +55,11 @@ class LoRAClassifier(ModelClassifier):
         rows that are not learned: with a few hundred rows they are worth more learned.
     validation_share : float
         Near-copies and groups of copies stay on one side, every class is on both.
-    epochs, rank, alpha, batch_size, last_blocks, max_batch_tokens, seed
+    max_batch_tokens : int or None
+        Tokens, padding included, that the model is trained on at once: more is quicker and takes more memory, and
+        `batch_size` and the result stay the same but for rounding. None takes 1024 where such a training is estimated
+        to need at most half of the memory this process may use, and 512 elsewhere.
+    epochs, rank, alpha, batch_size, last_blocks, seed
         See `slmkit.backends.base.LoRAConfig`.
     checks : bool
         Whether `fit` looks for silent mistakes before and after the training (`slmkit.guard`): seconds, since the model
@@ -67,6 +71,8 @@ class LoRAClassifier(ModelClassifier):
     ----------
     history_ : list of dict
         See `Backend.train_lora`.
+    max_batch_tokens_ : int
+        What was taken at once.
     guard_ : dict
         What the guard found, see `slmkit.guard.watch.after`; empty without checks.
     checkpoints : str, Path or None
@@ -108,7 +114,7 @@ class LoRAClassifier(ModelClassifier):
         batch_size: int = 16,
         last_blocks: int | None = None,
         max_length: int | None = 256,
-        max_batch_tokens: int = 512,
+        max_batch_tokens: int | None = None,
         seed: int = 0,
         checks: bool = True,
         way: str | None = None,
@@ -157,7 +163,9 @@ class LoRAClassifier(ModelClassifier):
             )
         source = backends.prepare(source)
         self.max_length_ = own["max_length"] = recipe.max_length(self.max_length, engine, source, texts)
-        lean = self._check_fits(source, bits, blocks, max(map(len, texts), default=0))
+        longest = max(map(len, texts), default=0)
+        self.max_batch_tokens_ = own["max_batch_tokens"] = self._tokens_at_once(source, bits, blocks, longest)
+        lean = self._check_fits(source, bits, blocks, longest)
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__ if name in own})
         held_out = ([texts[i] for i in checked], likeliest[checked].tolist()) if len(checked) else None
         texts, codes = [texts[i] for i in learned], codes[learned]
@@ -196,17 +204,23 @@ class LoRAClassifier(ModelClassifier):
 
         No text has more than `longest` tokens.
         """
+        how = self._use(last_blocks, longest, self.max_batch_tokens_)
+        return estimate.check_training(source, bits, batch_tokens=self.max_batch_tokens_, **how)
+
+    def _tokens_at_once(self, source: ModelSource, bits: int, last_blocks: int | None, longest: int) -> int:
+        if self.max_batch_tokens is not None:
+            return self.max_batch_tokens
+        return estimate.training_tokens(source, bits, **self._use(last_blocks, longest, estimate.ROOMY_TOKENS))
+
+    def _use(self, last_blocks: int | None, longest: int, batch_tokens: int) -> dict[str, Any]:
         row = min(self.max_length_, longest)
-        return estimate.check_training(
-            source,
-            bits,
-            full=ways.get(self.way).trains == "weights",
-            batch_tokens=self.max_batch_tokens,
-            seq=row if row > self.max_batch_tokens else None,
-            last_blocks=last_blocks,
-            rank=self.rank,
-            backend=self.backend,
-        )
+        return {
+            "full": ways.get(self.way).trains == "weights",
+            "seq": row if row > batch_tokens else None,
+            "last_blocks": last_blocks,
+            "rank": self.rank,
+            "backend": self.backend,
+        }
 
     def _proba(self, texts: list[str]) -> np.ndarray:
         model = self._language_model()
@@ -260,8 +274,10 @@ class LoRAClassifier(ModelClassifier):
 
     def _state(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         found = {"history": self.history_, "guard": getattr(self, "guard_", {}), "n_train": self.n_train_}
-        return {**found, "bits": self.bits_, "max_length": self.max_length_}, {}
+        found |= {"bits": self.bits_, "max_length": self.max_length_}
+        return {**found, "max_batch_tokens": self.max_batch_tokens_}, {}
 
     def _restore(self, facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         self.history_, self.guard_, self.n_train_ = facts["history"], facts.get("guard", {}), facts.get("n_train")
         self.bits_, self.max_length_ = facts.get("bits", self.bits), facts.get("max_length", self.max_length)
+        self.max_batch_tokens_ = facts.get("max_batch_tokens", self.max_batch_tokens)

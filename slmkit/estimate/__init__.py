@@ -18,16 +18,18 @@ from slmkit.estimate.fits import (
     largest_that_fits,
     model_memory,
     stored_bytes,
+    training_tokens,
 )
 from slmkit.estimate.networks import Network, network_of
 from slmkit.estimate.studies import duration, study_estimate
-from slmkit.estimate.terms import BITS, METHODS, PREPARING_BYTES, Term, Use
+from slmkit.estimate.terms import BITS, METHODS, PREPARING_BYTES, ROOMY_TOKENS, Term, Use
 from slmkit.estimate.times import Times
 
 __all__ = [
     "BITS",
     "METHODS",
     "PREPARING_BYTES",
+    "ROOMY_TOKENS",
     "Estimate",
     "Network",
     "Term",
@@ -44,6 +46,7 @@ __all__ = [
     "network_of",
     "stored_bytes",
     "study_estimate",
+    "training_tokens",
 ]
 
 

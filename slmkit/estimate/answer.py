@@ -148,7 +148,9 @@ def estimate(
         last_blocks = min(LAST_BLOCKS, net.layers)
     device = parts.device_here(backend)
     number = parts.number_bytes(device, backend)
-    use = Use(width, method, seq, batch, last_blocks, rank, number, device, train_tokens)
+    use = Use(
+        width, method, seq, batch, last_blocks, rank, number, device, train_tokens, torch=backend != "mlx"
+    )  # fmt: skip
     limits = fits.limits_of(None if limit_bytes is None else (limit_bytes, "given"))
     lean = replace(use, recompute=True)
     if fits.can_recompute(use, backend) and not fits.within(net, use, limits) and fits.within(net, lean, limits):

@@ -86,6 +86,7 @@ def usage(
         train_tokens=train_tokens,
         recompute=recompute,
         preparing=preparing,
+        torch=backend != "mlx",
     )
 
 
@@ -184,6 +185,20 @@ def check_training(model: Model, bits: int, *, limit: tuple[int, str] | None = N
     lean = not within(network_of(model), use, limits_of(limit)) and can_recompute(use, how.get("backend"))
     check_fits(model, bits, limit=limit, training=True, recompute=lean, **how)
     return lean
+
+
+def training_tokens(model: Model, bits: int, *, limit: tuple[int, str] | None = None, **how: Any) -> int:
+    """Tokens to train on at once where nobody says: 1024 where that takes at most half of the memory, else 512.
+
+    More at once is quicker, since each product is larger, and keeps more for the way back; the result differs by
+    rounding alone. `how` is what `usage` takes beside `batch_tokens`.
+    """
+    if isinstance(model, ModelSource) and model.revision == "builtin":
+        return MICRO_TOKENS
+    found = parts.terms(network_of(model), usage(bits, training=True, batch_tokens=parts.ROOMY_TOKENS, **how))
+    limits = limits_of(limit).items()
+    roomy = all(2 * parts.total(found, place) <= allowed for place, (allowed, _) in limits)
+    return parts.ROOMY_TOKENS if roomy else MICRO_TOKENS
 
 
 def can_recompute(use: Use, backend: str | None) -> bool:

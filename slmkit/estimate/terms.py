@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from slmkit import footprint
 from slmkit.errors import InputError
-from slmkit.estimate.activations import kept_bytes, mask_bytes, passing_bytes, scores_bytes
+from slmkit.estimate.activations import Way, kept_bytes, mask_bytes, passing_bytes, scores_bytes
 from slmkit.estimate.networks import BLOCK, Matrix, Network
 
 BITS = (16, 8, 4)
@@ -33,7 +33,8 @@ PREPARING_BYTES = {16: 4.6, 8: 1.1, 4: 0.6}
 PASS_TOKENS, PASS_ROWS = 2048, 64  # one pass of scoring and embedding, padding included
 SHORT_ROW = 32  # tokens of a row where nobody says
 LABEL_REST = 1  # tokens of a label after its first
-MICRO_TOKENS = 512  # one pass of training
+MICRO_TOKENS = 512  # one pass of training, and where there is room for it
+ROOMY_TOKENS = 1024
 MAPPED_BYTES = 1 << 16  # what Linux maps of a file around a byte that is read
 TABLE_BYTES = {4: 64 + 150, 8: 45}  # a quantised tensor's code table and facts
 NESTED_BYTES = 1024 + 64 + 200
@@ -76,6 +77,8 @@ class Use:
         A training keeps of each trained block its input alone and computes the rest anew on the way back.
     preparing : bool
         The process also makes the quantised copy, or at 16 bits the de-quantised copy of a GGUF file.
+    torch : bool
+        The engine is torch, which keeps less of a training on a CPU than MLX does.
     """
 
     bits: int
@@ -89,6 +92,7 @@ class Use:
     train_tokens: int = 0
     recompute: bool = False
     preparing: bool = False
+    torch: bool = True
 
     @property
     def trains(self) -> bool:
@@ -232,7 +236,8 @@ def _working(net: Network, use: Use) -> Iterator[Term]:
     passing = passing_bytes(net, d, adapters=use.trains and use.method != "full") * tokens
     said = f"{use.rows} rows of {use.seq} = {tokens:,} tokens at once"
     if use.trains:
-        kept = kept_bytes(net, d, rank=0 if use.method == "full" else use.rank)
+        way = _way(use)
+        kept = kept_bytes(net, d, rank=0 if use.method == "full" else use.rank, way=way)
         n, whose = use.blocks(net), f"each of {use.blocks(net)} trained blocks"
         if use.recompute:
             why = f"{said} x {net.hidden * d:,} bytes that {whose} is given, x {SLACK}"
@@ -240,8 +245,7 @@ def _working(net: Network, use: Use) -> Iterator[Term]:
             n, whose = 1, "the one block that is computed anew"
         why = f"{said} x {kept:,} bytes that {whose} keeps for the backward pass, x {SLACK}"
         yield Term("activations", "activations", round(SLACK * kept * n * tokens), use.place, why)
-        plain = use.device == "cpu" and d == 2 and use.seq <= PLAIN_TOKENS
-        scores = scores_bytes(net, use.rows, use.seq, d, plain=plain)
+        scores = scores_bytes(net, use.rows, use.seq, d, way=way)
         why = f"{use.rows} rows x {net.heads} heads x {use.seq} x {use.seq} scores, which {n} blocks keep, x {SLACK}"
         yield Term("attention scores", "activations", round(SLACK * scores * n), use.place, why)
     why = f"{said} x {passing // max(1, tokens):,} bytes at the widest place of a block, x {SLACK}"
@@ -252,6 +256,13 @@ def _working(net: Network, use: Use) -> Iterator[Term]:
     if net.kind == "decoder" and not use.trains:
         yield Term("logits", "logits", *_logits(net, use))
     yield from _buffers(net, use)
+
+
+def _way(use: Use) -> Way:
+    """What a training computes in a way of its own, as `slmkit.backends._torch.quick` chooses it."""
+    here = use.device == "cpu" and use.torch
+    adapters = here and use.method != "full"
+    return Way(adapters, adapters and use.bits == 16, here and use.number_bytes == 2 and use.seq <= PLAIN_TOKENS)
 
 
 def _logits(net: Network, use: Use) -> tuple[int, str, str]:

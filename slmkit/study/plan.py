@@ -288,7 +288,7 @@ def _sizes(params: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of LoRA that decide its memory, named as `estimate` names them; the length of a text only where a
     single one may be longer than a batch."""
     names = {"max_batch_tokens": "batch_tokens", "last_blocks": "last_blocks", "rank": "rank"}
-    if "max_batch_tokens" in params and (params.get("max_length") or 0) > params["max_batch_tokens"]:
+    if "max_batch_tokens" in params and (params.get("max_length") or 0) > (params["max_batch_tokens"] or 0):
         names["max_length"] = "seq"
     return {ours: params[theirs] for theirs, ours in names.items() if params.get(theirs) is not None}
 
@@ -309,7 +309,16 @@ def _steps(
             for bits in arguments.widths(source, asked, backend, BITS):
                 for name in names:
                     if _suits(name, source):
-                        yield Step(name, source, engine, bits, given[name], seed)
+                        yield Step(name, source, engine, bits, _settled(given[name], source, bits, backend), seed)
+
+
+def _settled(params: dict[str, Any], source: ModelSource, bits: int, backend: str | None) -> dict[str, Any]:
+    """Arguments with the number of tokens that a training takes at once on this machine, so that the run names it."""
+    unknown_size = source.folder == NOWHERE and source.name not in catalog.MODELS
+    if params.get("max_batch_tokens", 0) is not None or unknown_size:
+        return params
+    how = {"last_blocks": params.get("last_blocks"), "rank": params["rank"], "backend": backend}
+    return params | {"max_batch_tokens": estimate.training_tokens(source, bits, **how)}
 
 
 def _to_fetch(name: str) -> bool:

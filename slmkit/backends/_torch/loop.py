@@ -27,7 +27,6 @@ from slmkit.errors import InputError
 AMPLIFIED, SCALE = 2.0**16, "loss scale"  # a power of two changes no digit (Micikevicius et al.)
 LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together; a place of a large vocabulary has 256,000
 
-
 Weights = Sequence[nn.Parameter]
 Gradients = Sequence[torch.Tensor | None]
 
@@ -382,10 +381,17 @@ class Loop:
 
     def _hand_down(self) -> None:
         with torch.no_grad():
-            for parameter, master in zip(self.lora, self.masters, strict=True):
-                parameter.copy_(master)
+            torch._foreach_copy_(self.lora, self.masters)
 
+    @torch.no_grad()
     def _collect(self, slopes: Gradients) -> None:
-        for master, slope in zip(self.trained, slopes, strict=True):
-            if slope is not None:
-                master.grad = slope.float() if master.grad is None else master.grad.add_(slope)
+        """Add gradients to those there are, in few calls: the threads at the other parts want the interpreter too."""
+        reached = [(m, slope) for m, slope in zip(self.trained, slopes, strict=True) if slope is not None]
+        known = [(m.grad, slope) for m, slope in reached if m.grad is not None]
+        if known:
+            torch._foreach_add_(*map(list, zip(*known, strict=True)))
+        if new := [(m, slope) for m, slope in reached if m.grad is None]:
+            sums = [torch.empty_like(m) for m, _ in new]
+            torch._foreach_copy_(sums, [slope for _, slope in new])
+            for total, (master, _) in zip(sums, new, strict=True):
+                master.grad = total
