@@ -242,6 +242,7 @@ class Loop:
         named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.lora = list(named.values())
         alone = config.trains == "weights" or self.border is not None or not objective.side_by_side
+        alone |= key.get("bits", 16) != 16  # each thread would open the weights for itself
         self.lanes = lanes.Lanes(1 if alone else lanes.usable(where))
         self.masters = [p.detach().float().clone().requires_grad_(True) for p in self.lora]
         self.trained = [*self.masters, *objective.parameters()]
