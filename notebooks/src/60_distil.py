@@ -217,6 +217,15 @@ for text in ("My card was swallowed by the machine at the station.", "I never bo
 #
 # With many labels there is little left to win: the word counts know most of it already, and one of the two gains is not told
 # from luck.
+#
+# With few labels and a pool it is another matter. This notebook in profile `laptop`, on two cores of an AMD EPYC (12 kinds, 192
+# labels, n = 384, one seed), had a teacher of 79.2 % (74.8 to 82.9):
+#
+# | student (recorded) | distilled | labels alone | distilling brings | keeps of the teacher | its latency |
+# |---|---|---|---|---|---|
+# | word counts | 76.6 (72.1 to 80.5) | 54.4 | +22.1 (16.9 to 27.2), p < 0.001 | 96.7 % (90.8 to 102.4) | 2.1 % |
+# | half of MiniLM | 67.7 (62.9 to 72.2) | 62.8 | +4.9 (0.4 to 9.5), p = 0.04 | 85.5 % (79.7 to 92.0) | 41.5 % |
+# | MiniLM, linear head | 76.6 (72.1 to 80.5) | 74.2 | +2.3 (-1.1 to 5.8), p = 0.23 | 96.7 % (91.5 to 101.7) | 42.0 % |
 
 # %% [markdown]
 # ## What you have now
