@@ -122,7 +122,7 @@ class Bar:
         if event["event"] == "plan":
             for line in event["lines"]:
                 tqdm.write(text.clean(line, 400))
-            file = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # what goes to the latter is red there
+            file = sys.stdout if _in_a_notebook() else sys.stderr  # what goes to the latter is red there
             self.bar = tqdm(total=event["total"], unit="run", file=file)
         elif self.bar is not None:
             self.bar.update(event["done"] - self.bar.n)
@@ -131,6 +131,11 @@ class Bar:
                 tqdm.write(about(event))
             if event["event"] == "end":
                 self.bar.close()
+
+
+def _in_a_notebook() -> bool:
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    return hasattr(shell, "kernel")
 
 
 class RowProgress(Lines):
