@@ -31,8 +31,9 @@ def train(tokens):
         return bnb.train_lora(source, texts, y, n_classes=2, bits=16, config=config, out=Path(out))
 
 small = train(400)
-used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 60_000_000, resource.RLIM_INFINITY))
+status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+most = 1024 * int(status["VmPeak"].split()[0])  # what the small one took while it ran
+resource.setrlimit(resource.RLIMIT_AS, (most + 60_000_000, resource.RLIM_INFINITY))
 print(json.dumps([small, train(100_000)]))
 """
 
