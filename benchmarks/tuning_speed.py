@@ -64,7 +64,8 @@ def tuning(arguments: Any, rows: Path, side: str, seed: int, **other: Any) -> di
 
     how = {"model": MODEL, "folder": str(arguments.folder), "rank": 16, "alpha": 32, "epochs": arguments.epochs}
     how |= {"learning_rate": 5e-4, "batch_size": 16, "max_length": 256, "last_blocks": arguments.last_blocks}
-    how |= {"seed": seed, "eval_batch": 32, "dtype": "bfloat16", "autocast": False, **other}
+    how |= {"seed": seed, "eval_batch": 32, "dtype": "bfloat16", "autocast": False}
+    how |= {"max_batch_tokens": None, **other}  # None: slmkit's own choice
     job = {"rows": str(rows), "side": side, "how": how}
     found = jobs.run_child(job, module="benchmarks.tuning_speed_work", log_path=arguments.log)
     right, n = sum(found["right"]), len(found["right"])

@@ -24,9 +24,9 @@ def own(train: Rows, test: Rows, how: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     from slmkit import LoRAClassifier
 
-    names = ("rank", "alpha", "epochs", "learning_rate", "batch_size", "max_length", "last_blocks", "seed")
-    at_once = how.get("max_batch_tokens")
-    model = LoRAClassifier(how["model"], max_batch_tokens=at_once, **{name: how[name] for name in names})
+    names = ["rank", "alpha", "epochs", "learning_rate", "batch_size", "max_length", "last_blocks", "seed"]
+    names += ["max_batch_tokens"]
+    model = LoRAClassifier(how["model"], **{name: how[name] for name in names})
     model.fit(train["text"], train["label"])
     fitted = time.perf_counter()
     return _told(began, fitted, model.predict(test["text"]), test)

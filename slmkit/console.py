@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from slmkit import estimate, text
+from slmkit import estimate, ledger, text
 
 if TYPE_CHECKING:
     from slmkit.runs import Run
@@ -122,7 +122,7 @@ class Bar:
         if event["event"] == "plan":
             for line in event["lines"]:
                 tqdm.write(text.clean(line, 400))
-            file = sys.stdout if _in_a_notebook() else sys.stderr  # what goes to the latter is red there
+            file = sys.stdout if hasattr(ledger.shell(), "kernel") else sys.stderr  # the latter is red in a notebook
             self.bar = tqdm(total=event["total"], unit="run", file=file)
         elif self.bar is not None:
             self.bar.update(event["done"] - self.bar.n)
@@ -131,11 +131,6 @@ class Bar:
                 tqdm.write(about(event))
             if event["event"] == "end":
                 self.bar.close()
-
-
-def _in_a_notebook() -> bool:
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return hasattr(shell, "kernel")
 
 
 class RowProgress(Lines):

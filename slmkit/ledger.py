@@ -125,10 +125,14 @@ def _frames() -> Iterator[Holder]:
                 yield Holder("traceback", f"{frame.f_code.co_name}()", held, detail)
 
 
+def shell() -> Any:
+    """The IPython shell that this runs in, one with a `kernel` in a notebook; None elsewhere."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+
+
 def _outputs() -> Iterator[Holder]:
-    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
-    shell = get_shell()
-    kept = {} if shell is None else shell.user_ns.get("Out", {})
+    here = shell()
+    kept = {} if here is None else here.user_ns.get("Out", {})
     for number, value in dict(kept).items():
         yield Holder("output", f"Out[{number}]", _size(value), f"{type(value).__name__}; free it with: %reset -f out")
 

@@ -273,6 +273,16 @@ def width() -> int:
 
 
 @pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Let torch compute on two threads, as many as lanes need."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compute in bfloat16 also where the CPU only emulates it."""
     torch = pytest.importorskip("torch")

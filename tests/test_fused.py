@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -81,14 +81,6 @@ def assert_alike(found: tuple[Any, ...], wanted: tuple[Any, ...], near: float) -
     for name, gradient in wanted[1].items():
         assert float(gradient.norm()) > 0, name
         assert float((found[1][name] - gradient).norm() / gradient.norm()) < near, name
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("name", [case.name for case in DECODERS])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ TEXTS = ["You have won a free prize! Call now.", "See you at lunch.", "Your card
          "Thanks for the flowers, they are lovely.", "Confirm your password.", "Sales fell by a tenth in the north.",
          "Win.", "The train leaves at nine, the next one an hour later."]  # fmt: skip
 Y = np.array([1, 0] * 4)
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_parts_are_of_like_work_and_keep_to_the_budget(two_threads: None) -> None:

@@ -182,7 +182,7 @@ def check_training(model: Model, bits: int, *, limit: tuple[int, str] | None = N
     if isinstance(model, ModelSource) and model.revision == "builtin":
         return False
     use = usage(bits, training=True, **how)
-    lean = not within(network_of(model), use, limits_of(limit)) and can_recompute(use, how.get("backend"))
+    lean = not within(network_of(model), use, limits_of(limit)) and can_recompute(use)
     check_fits(model, bits, limit=limit, training=True, recompute=lean, **how)
     return lean
 
@@ -201,9 +201,9 @@ def training_tokens(model: Model, bits: int, *, limit: tuple[int, str] | None = 
     return parts.ROOMY_TOKENS if roomy else MICRO_TOKENS
 
 
-def can_recompute(use: Use, backend: str | None) -> bool:
+def can_recompute(use: Use) -> bool:
     """Whether the engine of a training can compute blocks anew on the way back: torch can."""
-    return use.trains and backend != "mlx" and use.device != "metal"
+    return use.trains and use.torch and use.device != "metal"
 
 
 def largest_that_fits(
