@@ -93,7 +93,7 @@ def test_states_and_gradients_of_every_architecture_are_the_stock_ones(
     assert found[2].attention.plain == (quick.GROUPED if name in GROUPED else "eager")
     assert (found[2].body.config._attn_implementation == quick.GROUPED) == (name in GROUPED)
     assert wanted[2].body.config._attn_implementation == ("eager" if name == "Gemma 2" else "sdpa")
-    assert_alike(found, wanted, 1e-5)
+    assert_alike(found, wanted, 5e-5)  # a gradient may be a sum that nearly cancels
 
 
 @pytest.mark.parametrize("name", ["SmolLM2", "Qwen2.5"])

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from slmkit.backends._torch import products
+
 Tensors = Sequence[torch.Tensor]
 
 
@@ -148,29 +150,33 @@ class _Attend(torch.autograd.Function):
 
 def _forward(rows: torch.Tensor, layers: Sequence[Layer], scale: float) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Outputs (N, out) of layers on rows (N, in), and the rows' products (N, n r) with all their A."""
-    thin = nn.functional.linear(rows, _stacked(layers))
+    x = products.opened(rows)
+    thin = nn.functional.linear(x, _stacked(layers).to(x.dtype))
     parts = thin.split([len(layer.a) for layer in layers], 1)
-    frozen = (nn.functional.linear(rows, layer.weight, layer.bias) for layer in layers)
-    outs = [o.addmm_(p, layer.b.t(), alpha=scale) for o, p, layer in zip(frozen, parts, layers, strict=True)]
-    return outs, thin
+    outs = []
+    for part, layer in zip(parts, layers, strict=True):
+        out = products.forward(x, layer.weight, layer.bias)
+        outs.append(out.addmm_(part, layer.b.t().to(x.dtype), alpha=scale).to(rows.dtype))
+    return outs, thin.to(rows.dtype)
 
 
 def _backward(
     slopes: Tensors, rows: torch.Tensor, thin: torch.Tensor, layers: Sequence[Layer], scale: float, wants_x: bool
 ) -> tuple[torch.Tensor | None, list[tuple[torch.Tensor, torch.Tensor]]]:
     """From gradients (N, out) of the outputs: the gradient of the rows if it is wanted, and of each layer's a and b."""
-    given = list(zip(slopes, layers, strict=True))
-    ranks = [len(layer.a) for layer in layers]
-    each = [slope @ layer.b for slope, layer in given]
+    kept, ranks = rows.dtype, [len(layer.a) for layer in layers]
+    rows = products.opened(rows)
+    given, thin = [slope.to(rows.dtype) for slope in slopes], thin.to(rows.dtype)
+    each = [slope @ layer.b.to(rows.dtype) for slope, layer in zip(given, layers, strict=True)]
     of_thin = (each[0] if len(each) == 1 else torch.cat(each, 1)).mul_(scale)  # (N, n r)
-    of_a = (of_thin.t() @ rows).split(ranks)
-    of_b = [(slope.t() @ part).mul_(scale) for slope, part in zip(slopes, thin.split(ranks, 1), strict=True)]
+    of_a = (of_thin.t() @ rows).to(kept).split(ranks)
+    of_b = [(slope.t() @ part).mul_(scale).to(kept) for slope, part in zip(given, thin.split(ranks, 1), strict=True)]
     of_x = None
     if wants_x:
-        of_x = slopes[0] @ layers[0].weight
-        for slope, layer in given[1:]:
-            of_x.addmm_(slope, layer.weight)
-        of_x.addmm_(of_thin, _stacked(layers))
+        for slope, layer in zip(given, layers, strict=True):
+            of_x = products.backward(slope, layer.weight, of_x)
+        assert of_x is not None
+        of_x = of_x.addmm_(of_thin, _stacked(layers).to(rows.dtype)).to(kept)
     return of_x, list(zip(of_a, of_b, strict=True))
 
 

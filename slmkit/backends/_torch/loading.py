@@ -19,7 +19,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from slmkit import assets
 from slmkit.assets import ModelSource, stored
 from slmkit.backends import _checks
-from slmkit.backends._torch import quantise, streaming
+from slmkit.backends._torch import products, quantise, streaming
 from slmkit.backends.base import Stored
 from slmkit.errors import AssetError
 
@@ -63,7 +63,7 @@ def load_module(source: ModelSource, bits: int, dtype: torch.dtype, device: torc
         folder = source.folder if source.stored else quantised_folder(source, bits)
         model = quantise.fill_quantised(empty_model(source.folder, source.kind, dtype), bits, folder, dtype, device)
     model.requires_grad_(False)
-    return model.eval().to(device)
+    return products.widen(model.eval().to(device))
 
 
 def empty_model(folder: Path, kind: str, dtype: torch.dtype) -> nn.Module:

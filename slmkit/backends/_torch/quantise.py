@@ -20,7 +20,7 @@ from bitsandbytes import functional as bnbf
 from safetensors import safe_open
 from torch import nn
 
-from slmkit.backends._torch import nf4
+from slmkit.backends._torch import nf4, products
 from slmkit.backends._torch.nibbles import unpack_rows
 from slmkit.errors import AssetError, SlmkitError
 
@@ -72,9 +72,9 @@ class QuantLinear(nn.Linear):
         if self.packed is not None:
             out = _packed_matmul(x, self.weight, self.packed)
         elif self.bits == 4:
-            out = bnb.matmul_4bit(x, self.weight, quant_state=self.state)
+            out = bnb.matmul_4bit(products.opened(x), self.weight, quant_state=self.state).to(x.dtype)
         else:
-            out = _Matmul8.apply(x, self.weight, self.state)
+            out = _Matmul8.apply(products.opened(x), self.weight, self.state).to(x.dtype)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
     def dequantised(self) -> torch.Tensor:  # (out, in), as inference in float32 reads it
@@ -146,8 +146,9 @@ class TiedHead(nn.Module):
         table = self.table
         if table.packed is not None:
             return _packed_matmul(hidden, table.weight, table.packed)
-        parts = [table.rows(slice(at, at + HEAD_ROWS)) for at in range(0, table.num_embeddings, HEAD_ROWS)]
-        return torch.cat([hidden @ part.to(hidden.dtype).T for part in parts], dim=-1)
+        wide = products.opened(hidden)
+        parts = (table.rows(slice(at, at + HEAD_ROWS)) for at in range(0, table.num_embeddings, HEAD_ROWS))
+        return torch.cat([(wide @ part.to(wide.dtype).T).to(hidden.dtype) for part in parts], dim=-1)
 
 
 def _packed_matmul(x: torch.Tensor, weight: torch.Tensor, state: bnbf.QuantState) -> torch.Tensor:

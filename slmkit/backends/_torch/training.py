@@ -26,7 +26,7 @@ from slmkit.backends import _completions as completions
 from slmkit.backends import _course as course
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
-from slmkit.backends._torch import full, loading, loop, quick
+from slmkit.backends._torch import full, loading, loop, products, quick
 from slmkit.backends.base import LoRAConfig, Progress, Watch
 from slmkit.errors import AssetError, InputError, SlmkitError
 
@@ -164,7 +164,8 @@ def _fit(
     callback: Progress | None,
     watch: Watch,
 ) -> list[dict[str, float]]:
-    exact = course.exact("torch", "transformers", threads=torch.get_num_threads())
+    wide = opened.where.type == "cpu" and products.widens()
+    exact = course.exact("torch", "transformers", threads=torch.get_num_threads(), widened=wide)
     key = {"model": opened.source.revision, "bits": opened.bits, **exact}
     pad = opened.tokenizer.pad_token_id
     training = loop.Loop(opened.model, objective, rows, n_train, pad, config, opened.where, key)
