@@ -20,6 +20,7 @@ import pandas as pd
 
 import slmkit
 from slmkit import assets, backends, classify, footprint, jobs, metrics, modelcards
+from slmkit.jobs import nursery
 from slmkit.runs import FIGURES, PROBABILITIES, Run, probability_frame, read_probability_file, write_run
 
 FIT_FACTS = "fit.json"
@@ -134,7 +135,7 @@ def prepare(message: Mapping[str, Any], emit: jobs.Emit) -> dict[str, Any]:
 
 def fit(message: Mapping[str, Any], emit: jobs.Emit) -> dict[str, Any]:
     """Fit and save; the facts of the fit are kept beside the model, so that a killed study need not train again."""
-    job = Job(**message["job"])
+    job = _ready(message)
     estimator, facts = _fit(job, emit)
     _save(estimator, job, facts)
     return facts
@@ -142,7 +143,7 @@ def fit(message: Mapping[str, Any], emit: jobs.Emit) -> dict[str, Any]:
 
 def score(message: Mapping[str, Any], emit: jobs.Emit) -> dict[str, Any]:
     """Predict the test rows, measure what that costs, and write the run. Loads what `fit` saved, or fits here."""
-    job = Job(**message["job"])
+    job = _ready(message)
     facts = fitted(job)
     if facts is None:
         estimator, facts = _fit(job, emit)
@@ -231,6 +232,13 @@ def probabilities_file(run: Run, out: Path) -> Path:
     return out / f"{run.stem}{PROBABILITIES}"
 
 
+def _ready(message: Mapping[str, Any]) -> Job:
+    """The job, with its engine imported: no time that is measured contains that."""
+    job = Job(**message["job"])
+    nursery.import_all(backends.imports(job.backend) if job.backend else ())
+    return job
+
+
 def _fit(job: Job, emit: jobs.Emit) -> tuple[Any, dict[str, Any]]:
     """A fitted classifier, and fit_s (loading included) and fit_peak_ram_bytes."""
     estimator = job.estimator()
@@ -307,5 +315,10 @@ def _plain(value: Any) -> Any:
 STAGES = {"probe": probe, "prepare": prepare, "fit": fit, "score": score}
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Be the child."""
     jobs.serve(evaluate)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""Child processes: results, noise, crashes, time limits, cancelling, and a parent that dies."""
+"""Child processes, fresh or from a nursery: results, noise, crashes, time limits, cancelling, a parent that dies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import sys
 import textwrap
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from slmkit import jobs
+from slmkit.jobs.nursery import Nursery
 
 CHILD = """
 import ctypes, os, signal, sys, time
@@ -41,19 +43,31 @@ def work(job, emit):
     if what == "grow":
         block = bytearray(300_000_000)
         return {"n": len(block)}
-    emit({"event": "progress", "pid": os.getpid()})
-    time.sleep(60)
+    emit({"event": "progress", "pid": os.getpid(), "parent": os.getppid()})
+    time.sleep(60 if what == "sleep" else 0)
+    return {}
 
-jobs.serve(work)
+def main():
+    jobs.serve(work)
+
+if __name__ == "__main__":
+    main()
 """
+NURSERY = pytest.param(True, marks=pytest.mark.skipif(sys.platform != "linux", reason="forks"), id="nursery")
 
 
-@pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture(params=[pytest.param(False, id="fresh"), NURSERY])
+def run(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "job_child.py").write_text(CHILD)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     log_path = tmp_path / "logs" / "job.log"
-    return lambda job, **more: jobs.run_child(job, module="job_child", log_path=log_path, **more)
+    with Nursery("job_child") if request.param else nullcontext() as nursery:
+        how = {"module": "job_child", "log_path": log_path, "nursery": nursery}
+        yield lambda job, **more: jobs.run_child(job, **how, **more)
+        if nursery:  # it gave its children, whatever became of them, and has another one
+            events: list = []
+            jobs.run_child({"what": "tell"}, on_event=events.append, **how)
+            assert events[0]["parent"] == nursery._process.pid != os.getpid()
 
 
 def test_a_full_disk_is_named_with_its_folder(tmp_path: Path) -> None:
@@ -153,16 +167,21 @@ def test_an_exception_in_the_callback_ends_the_child(run):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_child_dies_with_its_parent(run, tmp_path):
-    parent = textwrap.dedent("""
+def test_the_child_dies_with_its_parent(run, request):
+    forks = "nursery" in request.node.name
+    parent = textwrap.dedent(f"""
         from slmkit import jobs
-        jobs.run_child({"what": "sleep"}, module="job_child", on_event=lambda e: print(e["pid"], flush=True))
+        from slmkit.jobs.nursery import Nursery
+        with Nursery("job_child") as nursery:
+            tell = lambda e: print(e["pid"], e["parent"], flush=True)
+            how = {{"module": "job_child", "nursery": nursery if {forks} else None}}
+            jobs.run_child({{"what": "sleep"}}, on_event=tell, **how)
     """)
     with subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True) as process:
-        child = int(process.stdout.readline())
-        assert alive(child)
+        child, parent = map(int, process.stdout.readline().split())
+        assert alive(child) and alive(parent) and forks == (parent != process.pid)
         process.send_signal(signal.SIGKILL)
-    assert gone(child)
+    assert gone(child) and gone(parent)
 
 
 def test_no_module_of_the_current_folder_is_picked_up(run, tmp_path, monkeypatch):
@@ -175,6 +194,7 @@ def test_no_module_of_the_current_folder_is_picked_up(run, tmp_path, monkeypatch
 
 GENTLE = """
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from slmkit import jobs
 

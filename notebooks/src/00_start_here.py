@@ -79,36 +79,53 @@ messages[["text", "label"]].sample(6, random_state=1)
 messages["label"].value_counts().to_frame("messages")
 
 # %% [markdown]
-# ## The question as one call
+# ## A first picture
 #
-# Four ways to classify the same messages:
+# Two ways to classify the same messages:
 #
 # - **floor**: word and letter counts with a linear classifier. One second, no language model. Whatever costs more has to beat it.
 # - **embedding**: a model turns each message into a list of numbers, a linear classifier reads them.
-# - **prompt**: the model is asked in words. No training.
-# - **lora**: a small adapter on the model is trained on your messages.
 #
-# Each model runs with 16 bits a weight, and again squeezed into 4. The trap: fewer bits are always smaller, but not always
-# quicker, and small models lose more than large ones. So both are measured.
-#
-# Every combination runs in a process of its own, so that its memory is its own. Run the cell again and finished
-# combinations are taken from the folder instead of being measured anew.
+# The model runs with 16 bits a weight, and again squeezed into 4. The trap: fewer bits are always smaller, but not always
+# quicker, and small models lose more than large ones. So both are measured. Every combination runs in a process of its own,
+# so that its memory is its own.
 
 # %%
 SETTINGS = {
     "tiny": {"train": 64, "test": 40, "epochs": 1, "measure_s": 0.5, "models": ["smollm2-135m-instruct"]},
     "laptop": {"train": 240, "test": 120, "epochs": 2, "measure_s": 1.0, "models": ["minilm", "smollm2-135m-instruct"]},
 }
+STUDY = {"bits": [16, 4], "seeds": [0], "out": f"runs/00_start_here_{PROFILE}", **SETTINGS[PROFILE]}
+first = slmkit.study("fraud_messages", methods=["floor", "embedding"], **STUDY)
+
+# %% [markdown]
+# Up is better, left is cheaper. The grey line is the floor. The buttons switch what "cheap" means: bytes on disk, peak
+# memory, time for one message, energy. Point at a marker for its facts. A marker below the grey line costs more and gets
+# less right: leave it.
+
+# %%
+from slmkit import plots
+
+plots.accuracy_vs_footprint(first.runs)
+
+# %% [markdown]
+# ## The whole question
+#
+# Two more ways, which let the model do more:
+#
+# - **prompt**: the model is asked in words. No training.
+# - **lora**: a small adapter on the model is trained on your messages.
+#
+# What was measured above is taken from the folder and not measured anew; so it is when you run a cell again.
+
+# %%
 result = slmkit.study(
     "fraud_messages",
     methods=["floor", "embedding", "prompt", "lora"],
-    bits=[16, 4],
     params={"lora": {"last_blocks": 8, "batch_size": 8}},  # adapt the last 8 blocks: quicker, less memory
-    seeds=[0],
-    out=f"runs/00_start_here_{PROFILE}",
-    **SETTINGS[PROFILE],
+    **STUDY,
 )
-print(f"{len(result.runs)} runs in {result.seconds:.0f} s, at most {result.peak_rss_bytes / 1e6:.0f} MB in one process")
+print(f"{len(result.runs)} runs, at most {result.peak_rss_bytes / 1e6:.0f} MB in one process")
 
 # %% [markdown]
 # A combination that could not run is listed here with its reason; the others are not touched by it.
@@ -142,13 +159,9 @@ costs.round(1)
 # %% [markdown]
 # ## The picture
 #
-# Up is better, left is cheaper. The grey line is the floor. The buttons switch what "cheap" means: bytes on disk, peak
-# memory, time for one message, energy. Point at a marker for its facts. A marker below the grey line costs more and gets
-# less right: leave it.
+# The same picture with all four ways. Did asking or training move a model above the grey line, and at which price?
 
 # %%
-from slmkit import plots
-
 plots.accuracy_vs_footprint(result.runs)
 
 # %% [markdown]

@@ -36,6 +36,11 @@ def get(name: str) -> Backend:
     return backend
 
 
+def imports(name: str | None = None) -> tuple[str, ...]:
+    """Modules that an engine needs and takes seconds to import; those of the likeliest where none is named."""
+    return get(name or "bnb").imports
+
+
 def probe() -> dict[str, tuple[bool, str]]:
     """Availability and reason of every backend, by name."""
     return {name: get(name).is_available() for name in names()}

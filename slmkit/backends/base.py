@@ -233,9 +233,10 @@ class LanguageModel(ABC):
 
 
 class Backend(ABC):
-    """An engine. One instance a file, named `BACKEND`."""
+    """An engine. One instance a file, named `BACKEND`; `imports` names what takes it seconds to import."""
 
     name: str
+    imports: tuple[str, ...] = ()
 
     def device_bytes(self) -> int | None:
         """Memory held on a GPU at this moment, its cache included; None on a CPU, or where the engine never ran."""

@@ -230,6 +230,7 @@ class BnbBackend(Backend):
     """transformers + bitsandbytes + peft."""
 
     name = "bnb"
+    imports = ("slmkit.backends._torch.training", "transformers.models.llama.modeling_llama")
 
     def is_available(self) -> tuple[bool, str]:
         return _probe()

@@ -31,6 +31,7 @@ class MLXBackend(Backend):
     """mlx-lm with affine quantisation in groups of 64, embeddings included."""
 
     name = "mlx"
+    imports = ("slmkit.backends._mlx.lora",)
 
     def device_bytes(self) -> int | None:
         """What mlx holds on a GPU; None on a CPU, or where mlx was not imported."""

@@ -25,7 +25,9 @@ from typing import IO, Any
 
 from slmkit.errors import SlmkitError
 from slmkit.files import disk_full
+from slmkit.jobs.nursery import Child, Nursery
 
+Process = subprocess.Popen[bytes] | Child
 Event = Mapping[str, Any]
 Emit = Callable[[Event], None]
 
@@ -66,6 +68,7 @@ def run_child(
     grace_s: float = 0.0,
     log_path: Path | None = None,
     module: str = "slmkit.evaluate",
+    nursery: Nursery | None = None,
 ) -> dict[str, Any]:
     """Run one job in a fresh process and wait for its result.
 
@@ -86,6 +89,9 @@ def run_child(
         Where the child's stderr, and whatever libraries print, is appended. None throws it away.
     module : str
         What `python -m` runs; it has to call `serve`.
+    nursery : Nursery or None
+        What forks the child from a process that has imported that module and more, where that can be; the child is
+        started afresh otherwise.
 
     Returns
     -------
@@ -99,16 +105,20 @@ def run_child(
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     start = log_path.stat().st_size if log_path is not None and log_path.exists() else 0
-    with _child(module, log_path) as process:
+    with _child(module, log_path, nursery) as process:
         _send(process, job)
         last, peak = _follow(process, on_event, deadline, cancel, grace_s)
         if last is None:
             process.wait()
+    if last is None and isinstance(process, Child) and process.unborn:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        how: dict[str, Any] = {"on_event": on_event, "timeout": left, "cancel": cancel, "grace_s": grace_s}
+        return run_child(job, log_path=log_path, module=module, **how)
     if last is not None and last["event"] == "done":
         return {**last["result"], "peak_rss_bytes": peak}
     if last is not None:
         raise JobFailed(last["error"], last["kind"], peak)
-    raise JobFailed(*_death(process.returncode, _tail(log_path, start)), peak)
+    raise JobFailed(*_death(process.returncode or 0, _tail(log_path, start)), peak)
 
 
 def serve(function: Callable[[dict[str, Any], Emit], dict[str, Any]], *, grace_s: float = 0.0) -> None:
@@ -158,11 +168,12 @@ def describe(error: BaseException, folder: str | Path | None = None) -> str:
 
 
 @contextmanager
-def _child(module: str, log_path: Path | None) -> Iterator[subprocess.Popen[bytes]]:
+def _child(module: str, log_path: Path | None, nursery: Nursery | None) -> Iterator[Process]:
     if log_path is not None:
         log_path.parent.mkdir(parents=True, exist_ok=True)
     with open(log_path or os.devnull, "ab") as log:
-        process = subprocess.Popen(
+        process: Process | None = nursery.child(log, _environment()) if nursery else None
+        process = process or subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -190,7 +201,7 @@ def _environment() -> dict[str, str]:
     return {**os.environ, **fixed, "PYTHONPATH": os.pathsep.join(path)}
 
 
-def _send(process: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:
+def _send(process: Process, job: Mapping[str, Any]) -> None:
     assert process.stdin is not None
     with suppress(BrokenPipeError):  # it died at once; how is told from its exit code
         process.stdin.write(json.dumps(job, default=_plain).encode() + b"\n")
@@ -198,7 +209,7 @@ def _send(process: subprocess.Popen[bytes], job: Mapping[str, Any]) -> None:
 
 
 def _follow(
-    process: subprocess.Popen[bytes],
+    process: Process,
     on_event: Emit | None,
     deadline: float | None,
     cancel: threading.Event | None,
@@ -228,7 +239,7 @@ def _follow(
             on_event(event)
 
 
-def _ask_to_stop(process: subprocess.Popen[bytes], grace_s: float) -> None:
+def _ask_to_stop(process: Process, grace_s: float) -> None:
     """Have the child end by itself; back when it has, or when it had its time."""
     if not grace_s or process.stdin is None:
         return

@@ -19,8 +19,9 @@ from typing import Any
 
 import pandas as pd
 
-from slmkit import assets, console, evaluate, files, footprint, jobs
+from slmkit import assets, backends, console, evaluate, files, footprint, jobs
 from slmkit.errors import SlmkitError
+from slmkit.jobs.nursery import Nursery
 from slmkit.runs import Run, read_probabilities, read_run, to_frame, write_run
 from slmkit.splits import splitfile
 from slmkit.study import folder
@@ -174,8 +175,10 @@ def study(
 
 def carry_out(plan: Plan, progress: Progress | None = None, cancel: threading.Event | None = None) -> StudyResult:
     """Run what a plan holds and is not finished; see `study`."""
-    with folder.lock(plan.out):
-        return _Study(plan, progress or console.Bar(), cancel).run()
+    engines = {step.backend for step in plan.steps if step.source} - {"dummy"}
+    imports = [module for engine in engines for module in backends.imports(engine)]
+    with folder.lock(plan.out), Nursery(evaluate.__name__, imports) as nursery:
+        return _Study(plan, progress or console.Bar(), cancel, nursery).run()
 
 
 @dataclass
@@ -197,6 +200,7 @@ class _Study:
     plan: Plan
     progress: Progress
     cancel: threading.Event | None
+    nursery: Nursery
     failed: list[dict[str, Any]] = field(default_factory=list)
     peak_rss_bytes: int = 0
     done: int = 0
@@ -326,9 +330,11 @@ class _Study:
             self._say("progress", label=label, **facts, seconds_left=self._left(event.get("seconds_left"), left_s))
 
         began = time.monotonic()
-        log_path = self.plan.out / "logs" / f"{log_name}.log"
+        how: dict[str, Any] = {"cancel": self.cancel, "log_path": self.plan.out / "logs" / f"{log_name}.log"}
+        if "job" not in message or message["job"]["model"]:  # the floor's memory contains no engine
+            how["nursery"] = self.nursery
         try:
-            found = jobs.run_child(message, on_event=hand_on, cancel=self.cancel, log_path=log_path)
+            found = jobs.run_child(message, on_event=hand_on, **how)
         except jobs.JobFailed as error:
             self.peak_rss_bytes = max(self.peak_rss_bytes, error.peak_rss_bytes)
             raise
