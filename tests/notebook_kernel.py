@@ -141,8 +141,7 @@ class Kernel:
 
 @contextmanager
 def watching(pid: int) -> Iterator[list[int]]:
-    """Resident bytes of a process and all it started, four times a second: the processes' sum, so shared pages count
-    more than once."""
+    """Resident bytes of a process and all it started, four times a second; of a page that some share each has a part."""
     seen, done = [0], threading.Event()
 
     def look() -> None:
@@ -163,7 +162,7 @@ def watching(pid: int) -> Iterator[list[int]]:
 def _resident(process: psutil.Process) -> int:
     """0 of one that has just ended."""
     try:
-        return int(process.memory_info().rss)
+        return int(process.memory_full_info().pss)
     except psutil.Error:
         return 0
 

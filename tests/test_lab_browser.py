@@ -38,10 +38,12 @@ def test_start_here_shows_figure_and_table(lab: tuple[str, str], page: Page, pic
     kernel_is_idle(view)
     view.get_by_role("menuitem", name="Run", exact=True).click()
     view.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    scroll_to(view, "A first picture")
+    expect(view.locator(".js-plotly-plot").first).to_be_visible(timeout=STUDY_MS)
     scroll_to(view, "The picture")
-    figure = view.locator(".js-plotly-plot").first
-    expect(figure).to_be_visible(timeout=STUDY_MS)
     kernel_is_idle(view)
+    figure = view.locator(".js-plotly-plot").filter(has_text="LoRA").first
+    expect(figure).to_be_visible()
     expect(figure.get_by_text("floor").first).to_be_visible()
     figure.scroll_into_view_if_needed()
     figure.screenshot(path=pictures / "00_start_here-figure.png")

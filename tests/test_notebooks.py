@@ -167,10 +167,12 @@ def assert_files_of_your_data(folder: Path) -> None:
 
 
 def assert_pictures(executed: Executed) -> None:
-    """Both figures hold measured points, and the tables hold every run."""
-    tradeoff, recall = executed.of_type(PLOTLY)
-    names = " ".join(str(trace.get("name")) for trace in tradeoff["data"])
-    assert "SmolLM2-135M" in names and "floor" in names
+    """The figures hold measured points, the first one those of two ways, and the tables hold every run."""
+    first, tradeoff, recall = executed.of_type(PLOTLY)
+    for figure, ways in ((first, {"embedding"}), (tradeoff, {"embedding", "prompt", "LoRA"})):
+        names = " ".join(str(trace.get("name")) for trace in figure["data"])
+        assert "SmolLM2-135M" in names and "floor" in names
+        assert {way for way in ("embedding", "prompt", "LoRA") if way in names} == ways, names
     assert len(recall["data"]) >= 2
     tables = executed.of_type("text/html")
     assert any("p_vs_floor" in table and table.count("smollm2-135m-instruct") == 6 for table in tables)

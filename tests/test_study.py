@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 import slmkit.study
 from slmkit import assets, console, footprint, jobs
 from slmkit.errors import InputError, SlmkitError
+from slmkit.jobs.nursery import Nursery
 from slmkit.runs import read_run, read_runs, write_run
 from slmkit.study import folder
 from slmkit.study import plan as planning
@@ -88,6 +89,25 @@ def test_every_combination_runs_in_order(whole):
     assert 30_000_000 < result.peak_rss_bytes < max(own + 1, 2_000_000_000)
     assert list(result.frame["run_id"]) == [run.run_id for run in result.runs]
     assert {run.run_id for run in read_runs(result.out)} == {run.run_id for run in result.runs}
+
+
+def test_engines_are_imported_once_and_are_none_of_the_floors_memory(table, tmp_path, monkeypatch):
+    started: list[tuple[str, Any]] = []
+    began: list[int] = []
+    run_child = jobs.run_child
+
+    def spy(job, nursery=None, **more):
+        started.append((job["job"]["method"], nursery))
+        return run_child(job, nursery=nursery, **more)
+
+    monkeypatch.setattr(jobs, "run_child", spy)
+    monkeypatch.setattr(Nursery, "_begin", lambda self, env, begin=Nursery._begin: began.append(1) or begin(self, env))
+    result = slmkit.study(table, **QUICK, methods="embedding", out=tmp_path)
+    assert result.failed == [] and [method for method, _ in started] == ["floor", "embedding", "embedding"]
+    nurseries = [nursery for _, nursery in started]
+    assert nurseries[0] is None and nurseries[1] is nurseries[2] is not None
+    if sys.platform == "linux":
+        assert len(began) == 1 and nurseries[1]._process.poll() is not None, "it is gone with the study"
 
 
 def test_finished_runs_are_skipped_and_other_parameters_are_other_runs(table, whole, copied, children):
