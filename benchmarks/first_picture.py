@@ -1,4 +1,4 @@
-"""From starting JupyterLab to the first picture of a finished study: 00_start_here in profile `tiny`, nothing run before.
+"""From starting JupyterLab to the first picture of a finished study: 00_start_here in `tiny`, nothing run before.
 
 A JupyterLab server is started on a copy of the notebooks, Chromium opens the first one and runs all its cells, and the
 clock is read when the kernel is idle, when the first picture is drawn, and when the last cell is done. The install is
