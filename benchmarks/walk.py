@@ -4,7 +4,7 @@ Exercises stay open, as a student gets them. Memory is that of all processes tog
 once; beside it stands the largest single process.
 
     pip install -c constraints.txt -e ".[bnb,notebooks,dev]"
-    PYTHONPATH=tests python -m benchmarks.walk
+    python -m benchmarks.walk
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ NAME = "50_fine_tune_your_domain"
 def test_fine_tune_runs_offline_twice_in_one_kernel(walked: Any, record_property: Any) -> None:
     kernel = walked(NAME)
     first, second = twice(kernel, NAME, record_property)
-    assert kernel.peak_bytes[NAME] <= 2.2e9  # while merging
+    assert kernel.peak_bytes[NAME] <= 2.0e9  # of all processes together: what a Binder session has
     folder = kernel.folder / "runs" / f"{NAME}_tiny"
     assert_it_was_stopped_and_went_on(folder, first, second)
     assert_answers_are_scored_with_n(kernel, folder, first)
@@ -64,7 +64,7 @@ def assert_answers_are_scored_with_n(kernel: Kernel, folder: Path, executed: Exe
 def assert_the_folders_are_whole_and_carded(folder: Path, executed: Executed) -> None:
     card = (folder / "tuned" / "README.md").read_text(encoding="utf-8")
     assert card.splitlines()[:40] == executed.printed[executed.printed.index(card[:40]) :].splitlines()[:40]
-    if re.search(r"Left out: a merge takes about 2.1 GB, the limit is 2\.\d GB", executed.printed):  # as on Binder
+    if re.search(r"Left out: a merge takes about 1.5 GB beside .* the limit is 2\.\d GB", executed.printed):  # as on Binder
         return
     merged = json.loads((folder / "merged-4bit" / "slmkit_merged.json").read_text())
     assert merged["bits"] == 4 and merged["stored_bytes"] < 80e6

@@ -250,7 +250,10 @@ def merge(backend: str, source: ModelSource, *, bits: int, adapter: Path, out: P
         Of the weights that are written; the sum is made in float32.
     """
     package = {"bnb": "_torch", "mlx": "_mlx"}[backend]
-    importlib.import_module(f"{__name__}.{package}.merging").merge(source, bits, adapter, out, dtype)
+    try:
+        importlib.import_module(f"{__name__}.{package}.merging").merge(source, bits, adapter, out, dtype)
+    finally:
+        _memory.give_back()
 
 
 def unfinished(folder: Path) -> tuple[int, int] | None:
