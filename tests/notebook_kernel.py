@@ -141,7 +141,7 @@ class Kernel:
 
 @contextmanager
 def watching(pid: int) -> Iterator[list[int]]:
-    """Resident bytes of a process and all it started, four times a second; of a page that some share each has a part."""
+    """Resident bytes of a process and all it started, four times a second; a page that several share counts once."""
     seen, done = [0], threading.Event()
 
     def look() -> None:

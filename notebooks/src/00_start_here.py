@@ -123,7 +123,9 @@ plots.accuracy_vs_footprint(first.runs)
 result = slmkit.study(
     "fraud_messages",
     methods=["floor", "embedding", "prompt", "lora"],
-    params={"lora": {"last_blocks": 8, "batch_size": 8, "checks": PROFILE != "tiny"}},  # adapters on the last 8 blocks: quicker
+    params={
+        "lora": {"last_blocks": 8, "batch_size": 8, "checks": PROFILE != "tiny"}
+    },  # adapters on the last 8 blocks: quicker
     **STUDY,
 )
 print(f"{len(result.runs)} runs, at most {result.peak_rss_bytes / 1e6:.0f} MB in one process")
