@@ -120,14 +120,9 @@ plots.accuracy_vs_footprint(first.runs)
 # What was measured above is taken from the folder and not measured anew; so it is when you run a cell again.
 
 # %%
-result = slmkit.study(
-    "fraud_messages",
-    methods=["floor", "embedding", "prompt", "lora"],
-    params={
-        "lora": {"last_blocks": 8, "batch_size": 8, "checks": PROFILE != "tiny"}
-    },  # adapters on the last 8 blocks: quicker
-    **STUDY,
-)
+LORA = {"last_blocks": 8, "batch_size": 8, "checks": PROFILE != "tiny"}  # adapters on the last 8 blocks: quicker
+METHODS = ["floor", "embedding", "prompt", "lora"]
+result = slmkit.study("fraud_messages", methods=METHODS, params={"lora": LORA}, **STUDY)
 print(f"{len(result.runs)} runs, at most {result.peak_rss_bytes / 1e6:.0f} MB in one process")
 
 # %% [markdown]

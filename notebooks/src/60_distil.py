@@ -132,9 +132,8 @@ scored = retention.scores({name: made.figures for name, made in students.items()
 plots.writing_scores(scored, "Teacher, student, and the student on labels alone", "Accuracy (%)")
 
 # %%
-retention.table({name: (made.figures, made.saving) for name, made in students.items()}).set_index("student").round(
-    3
-).astype(object).T
+figures = retention.table({name: (made.figures, made.saving) for name, made in students.items()})
+figures.set_index("student").round(3).astype(object).T
 
 # %% [markdown]
 # **Exercise 60.1.** Which student gained most by its teacher over its labels alone, beyond what luck explains (p below 0.05)?
