@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from slmkit import jobs
-from slmkit.jobs.nursery import Nursery
+from slmkit.jobs.nursery import Nursery, possible
 
 CHILD = """
 import ctypes, os, signal, sys, time
@@ -53,7 +53,7 @@ def main():
 if __name__ == "__main__":
     main()
 """
-NURSERY = pytest.param(True, marks=pytest.mark.skipif(sys.platform != "linux", reason="forks"), id="nursery")
+NURSERY = pytest.param(True, marks=pytest.mark.skipif(not possible(), reason="forks"), id="nursery")
 
 
 @pytest.fixture(params=[pytest.param(False, id="fresh"), NURSERY])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 import pytest
 
 from slmkit import jobs
-from slmkit.jobs.nursery import Nursery, library_pages, populate
+from slmkit.jobs.nursery import Nursery, library_pages, populate, possible
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a nursery forks, which only Linux does well")
+pytestmark = pytest.mark.skipif(not possible(), reason="a nursery forks: on Linux and without a GPU only")
 CHILD = """
 import os, sys
 from slmkit import jobs
@@ -78,6 +77,12 @@ def test_where_libraries_cannot_be_mapped_again_there_is_none(folder: Path) -> N
     (folder / "old_kernel.py").write_text("from slmkit.jobs import nursery\nnursery.POPULATE_READ = 12345")
     with Nursery("a_child", ["old_kernel", "wave"]) as nursery:
         assert told(nursery)["known"] == []
+
+
+def test_where_a_gpus_driver_would_be_forked_there_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("slmkit.jobs.nursery.GPUS", (str(folder / "no_device"), str(folder)))
+    with Nursery("a_child", ["wave"]) as nursery:
+        assert told(nursery)["known"] == [] and nursery._process is None
 
 
 def test_cancelling_does_not_wait_for_imports(folder: Path) -> None:

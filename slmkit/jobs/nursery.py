@@ -1,9 +1,9 @@
 """Children that find their imports done: a process imports what a study's jobs need and forks one child for each job.
 
-Importing an engine takes seconds, for every job anew. Only on Linux, since elsewhere such libraries do not outlive a
-fork; where there is no nursery, children are started afresh, to the same results. A child has its memory to itself, and
-it counts as that of a fresh one: the system gives it the nursery's data, and pages of libraries, which it does not, are
-mapped again first.
+Importing an engine takes seconds, for every job anew. Only on Linux and without a GPU, for elsewhere such libraries do
+not outlive a fork; where there is no nursery, children are started afresh, to the same results. A child has its memory
+to itself, and it counts as that of a fresh one: the system gives it the nursery's data, and pages of libraries, which
+it does not, are mapped again first.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ from typing import IO, Any
 
 NUMBER = struct.Struct("i")  # the child's process id, and later how it ended
 POPULATE_READ = 22  # of madvise, since Linux 5.14
+GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # whose drivers, opened by an import, do not outlive a fork
 PRESENT = 1 << 63  # of an entry in a pagemap
+
+
+def possible() -> bool:
+    """Whether this machine can have a nursery at all."""
+    return sys.platform == "linux" and not any(map(os.path.exists, GPUS))
 
 
 class Nursery:
@@ -43,7 +49,7 @@ class Nursery:
         self.module, self.ready = module, list(ready)
         self._process: subprocess.Popen[bytes] | None = None
         self._line: socket.socket | None = None
-        self._works = sys.platform == "linux"
+        self._works = possible()
 
     def __enter__(self) -> Nursery:
         return self
@@ -55,17 +61,20 @@ class Nursery:
         """A child whose stderr is `log`; None where there can be none."""
         if not self._works:
             return None
+        stdin, stdout = os.pipe(), os.pipe()
         try:
             if self._process is None:
                 self._begin(environment)
             assert self._line is not None
-            stdin, stdout = os.pipe(), os.pipe()
             socket.send_fds(self._line, [b"a child"], [stdin[0], stdout[1], log.fileno()])
         except OSError:
+            os.close(stdin[1])
+            os.close(stdout[0])
             self.end()
             return None
-        os.close(stdin[0])
-        os.close(stdout[1])
+        finally:
+            os.close(stdin[0])
+            os.close(stdout[1])
         return Child(self, self._line, os.fdopen(stdin[1], "wb"), os.fdopen(stdout[0], "rb"))
 
     def end(self) -> None:
