@@ -30,8 +30,17 @@ PRESENT = 1 << 63  # of an entry in a pagemap
 
 
 def possible() -> bool:
-    """Whether this machine can have a nursery at all."""
-    return sys.platform == "linux" and not any(map(os.path.exists, GPUS))
+    """Whether this machine can have a nursery at all; a page is mapped to see whether it can be."""
+    if sys.platform != "linux" or any(map(os.path.exists, GPUS)):
+        return False
+    size = os.sysconf("SC_PAGE_SIZE")
+    pages = ctypes.create_string_buffer(2 * size)
+    try:
+        populate([(-(-ctypes.addressof(pages) // size) * size, size)])
+        os.close(os.open("/proc/self/pagemap", os.O_RDONLY))
+    except OSError:
+        return False
+    return True
 
 
 class Nursery:
