@@ -1,11 +1,11 @@
 """What some of slmkit's ways bring on this machine: the same work with and without them, in turn, in one run.
 
-- nursery: the study of notebook 00_start_here in profile `tiny`, children forked by a process that has imported their
-  engine, and started afresh.
+- nursery: the study of notebook 00_start_here in `tiny`, with checks around its trainings; children forked by a process
+  that has imported their engine, and started afresh.
 - products: SmolLM2-135M's vectors, and LoRA for an epoch, with products by way of float32 where this CPU is quicker so,
   and in bfloat16 as they come. A CPU that is quick in bfloat16 has nothing to compare, and the part says so.
 
-Results are compared too: predictions of the study, and vectors by cosine. Nothing is judged but that.
+Results are compared too: accuracies of the study, and vectors by cosine. Nothing is judged but that.
 
     pip install -c constraints.txt -e ".[bnb]"
     python -m benchmarks.ablations --rounds 3
@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import common
+from benchmarks import bulk_rows, common
 
 MODEL, TASK = "smollm2-135m-instruct", "fraud_messages"
 ROWS, TUNED_ROWS = 64, 32
@@ -53,23 +53,12 @@ class Study:
         return self.accuracies
 
 
-class Vectors:
-    """Vectors of texts."""
+class Vectors(bulk_rows.Own):
+    """Vectors of texts, pooled over their tokens."""
 
     def __init__(self, widens: bool) -> None:
-        import slmkit
-
         _widen(widens)
-        self.model = slmkit.load(MODEL)
-        self.found = np.zeros(0)
-
-    def run(self, texts: list[str]) -> None:
-        """Mean-pooled."""
-        self.found = self.model.embed(texts)
-
-    def result(self) -> np.ndarray:
-        """What `run` found."""
-        return self.found
+        super().__init__(MODEL, "bfloat16", None)
 
 
 class Tuning:

@@ -5,7 +5,7 @@ stratified, seeded 80/20 splits. Calling again skips what is finished, so the pa
 
 - floor-sms, floor-fpb: word and character TF-IDF with a linear SVM; the mean over --floor-seeds is judged. Seconds.
 - lora, lora-50agree, lora-sms: SmolLM2-135M, default settings, on Financial PhraseBank AllAgree and 50Agree and on SMS
-  Spam; the means over --seeds are judged. Four to ten minutes a seed on two cores.
+  Spam; the means over --seeds are judged. Minutes a seed on two cores, half an hour where they are slow in bfloat16.
 - bits: the same trained and used at 4 bits beside it, paired by McNemar's exact test. As long again, and longer.
 - gemma-fraud, gemma-finance: real Gemma 3 270M weights beside SmolLM2-135M on a shipped corpus, 300 rows to learn from
   and 400 to test on: zero-shot and 4-shot prompts, embedding, LoRA, each at 16 and 4 bits. Twenty-five minutes each on

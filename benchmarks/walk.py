@@ -4,17 +4,14 @@ Exercises stay open, as a student gets them. Memory is that of all processes tog
 once; beside it stands the largest single process.
 
     pip install -c constraints.txt -e ".[bnb,notebooks,dev]"
-    python -m benchmarks.walk
+    PYTHONPATH=tests python -m benchmarks.walk
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,41 +21,24 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 LIMIT_S, LIMIT_BYTES = 90.0, 1.5e9
 
 
-class Watch(threading.Thread):
-    """Looks at a process and all it started, four times a second."""
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(daemon=True)
-        self.pid, self.together, self.largest = pid, 0, 0
-        self.done = threading.Event()
-
-    def run(self) -> None:
-        import psutil
-
-        while not self.done.wait(0.25):
-            with suppress(psutil.Error):
-                kernel = psutil.Process(self.pid)
-                found = [p.memory_full_info() for p in (kernel, *kernel.children(recursive=True))]
-                self.together = max(self.together, sum(one.pss for one in found))
-                self.largest = max(self.largest, *(one.rss for one in found))
-
-
 def walked(notebook: Path, folder: Path) -> dict[str, Any]:
     """All cells of a notebook, once."""
     import nbclient
     import nbformat
+    from notebook_kernel import watching
 
     book = nbformat.read(notebook, as_version=4)
     client = nbclient.NotebookClient(book, timeout=600, resources={"metadata": {"path": str(folder)}})
-    with client.setup_kernel(env={**os.environ, "SLMKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1"}, cwd=str(folder)):
-        watch = Watch(client.km.provisioner.pid)  # type: ignore[union-attr]
-        watch.start()
+    environment = {**os.environ, "SLMKIT_PROFILE": "tiny", "HF_HUB_OFFLINE": "1"}
+    with (
+        client.setup_kernel(env=environment, cwd=str(folder)),
+        watching(client.km.provisioner.pid) as peak,  # type: ignore[union-attr]
+    ):
         began = time.monotonic()
         for number, cell in enumerate(book.cells):
             client.execute_cell(cell, number)
         seconds = time.monotonic() - began
-        watch.done.set()
-    return {"seconds": seconds, "together_bytes": watch.together, "largest_bytes": watch.largest}
+    return {"seconds": seconds, "together_bytes": peak.together, "largest_bytes": peak.largest}
 
 
 def main() -> int:
@@ -74,9 +54,8 @@ def main() -> int:
     for notebook in sorted(NOTEBOOKS.glob("*.ipynb")):
         if arguments.only and notebook.stem not in arguments.only:
             continue
-        folder = Path(tempfile.mkdtemp())
-        found[notebook.stem] = one = walked(notebook, folder)
-        shutil.rmtree(folder)
+        with tempfile.TemporaryDirectory() as folder:
+            found[notebook.stem] = one = walked(notebook, Path(folder))
         sizes = f"{one['together_bytes'] / 1e6:5.0f} MB together, {one['largest_bytes'] / 1e6:5.0f} MB the largest"
         print(f"{notebook.stem:<46}{one['seconds']:6.1f} s  {sizes}", flush=True)
     longest, largest = (max(one[name] for one in found.values()) for name in ("seconds", "largest_bytes"))

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -133,38 +134,49 @@ class Kernel:
                     client.execute_cell(cell, index)
                 cells = json.loads(json.dumps(book.cells[:-1]))
                 found.append(Executed([nbformat.from_dict(c) for c in cells], time.monotonic() - started))
-        self.peak_bytes[notebook.stem] = max(peak)
+        self.peak_bytes[notebook.stem] = peak.together
         del book.cells[-1]
         nbformat.write(book, self.folder / notebook.name)
         return found
 
 
+@dataclass
+class Peak:
+    """Most bytes held by a process and all it started, shared pages counted once, and by the largest one of them."""
+
+    together: int = 0
+    largest: int = 0
+
+
 @contextmanager
-def watching(pid: int) -> Iterator[list[int]]:
-    """Resident bytes of a process and all it started, four times a second; a page that several share counts once."""
-    seen, done = [0], threading.Event()
+def watching(pid: int) -> Iterator[Peak]:
+    """Look at a process and all it started four times a second."""
+    peak, done = Peak(), threading.Event()
 
     def look() -> None:
         while not done.wait(0.25):
             with suppress(psutil.Error):
                 kernel = psutil.Process(pid)
-                seen.append(sum(_resident(p) for p in (kernel, *kernel.children(recursive=True))))
+                held = [_held(p) for p in (kernel, *kernel.children(recursive=True))]
+                peak.together = max(peak.together, sum(shared for shared, _ in held))
+                peak.largest = max(peak.largest, *(whole for _, whole in held))
 
     thread = threading.Thread(target=look)
     thread.start()
     try:
-        yield seen
+        yield peak
     finally:
         done.set()
         thread.join()
 
 
-def _resident(process: psutil.Process) -> int:
-    """0 of one that has just ended."""
+def _held(process: psutil.Process) -> tuple[int, int]:
+    """Resident bytes of a process, with its part of what it shares and with all of it; 0 of one that has just ended."""
     try:
-        return int(process.memory_full_info().pss)
+        info = process.memory_full_info()
     except psutil.Error:
-        return 0
+        return 0, 0
+    return int(info.pss), int(info.rss)
 
 
 def assert_clean(executed: Executed) -> None:

@@ -194,7 +194,6 @@ def test_no_module_of_the_current_folder_is_picked_up(run, tmp_path, monkeypatch
 
 GENTLE = """
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from slmkit import jobs
 

@@ -64,7 +64,8 @@ def assert_answers_are_scored_with_n(kernel: Kernel, folder: Path, executed: Exe
 def assert_the_folders_are_whole_and_carded(folder: Path, executed: Executed) -> None:
     card = (folder / "tuned" / "README.md").read_text(encoding="utf-8")
     assert card.splitlines()[:40] == executed.printed[executed.printed.index(card[:40]) :].splitlines()[:40]
-    if re.search(r"Left out: a merge takes about 1.5 GB .* the limit is 2\.\d GB", executed.printed):  # as on Binder
+    left_out = r"Left out: a merge takes about 1.5 GB beside this notebook's own, the limit is 2\.\d GB"
+    if re.search(left_out, executed.printed):  # as on Binder
         return
     merged = json.loads((folder / "merged-4bit" / "slmkit_merged.json").read_text())
     assert merged["bits"] == 4 and merged["stored_bytes"] < 80e6

@@ -108,8 +108,7 @@ def run_child(
     with _child(module, log_path, nursery) as process:
         _send(process, job)
         last, peak = _follow(process, on_event, deadline, cancel, grace_s)
-        if last is None:
-            process.wait()
+        code = process.wait() if last is None else 0
     if last is None and isinstance(process, Child) and process.unborn:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         how: dict[str, Any] = {"on_event": on_event, "timeout": left, "cancel": cancel, "grace_s": grace_s}
@@ -118,7 +117,7 @@ def run_child(
         return {**last["result"], "peak_rss_bytes": peak}
     if last is not None:
         raise JobFailed(last["error"], last["kind"], peak)
-    raise JobFailed(*_death(process.returncode or 0, _tail(log_path, start)), peak)
+    raise JobFailed(*_death(code, _tail(log_path, start)), peak)
 
 
 def serve(function: Callable[[dict[str, Any], Emit], dict[str, Any]], *, grace_s: float = 0.0) -> None:

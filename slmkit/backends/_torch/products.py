@@ -82,18 +82,20 @@ def _linear(module: nn.Linear, x: torch.Tensor) -> torch.Tensor:
     if wide is x:
         return nn.functional.linear(x, module.weight, module.bias)
     if torch.is_grad_enabled():
-        out: torch.Tensor = _Linear.apply(x, module.weight, module.bias)
+        out: torch.Tensor = _Linear.apply(x, wide.detach(), module.weight, module.bias)
         return out
     return forward(wide, module.weight, module.bias).to(x.dtype)
 
 
 class _Linear(torch.autograd.Function):
-    """A layer's product; what is kept for the way back is in bfloat16."""
+    """A layer's product, of an input that is given opened too; what is kept for the way back is in bfloat16."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    def forward(
+        ctx: Any, x: torch.Tensor, wide: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> torch.Tensor:
         ctx.save_for_backward(x if weight.requires_grad else None, weight)
-        return forward(x.float(), weight, bias).to(x.dtype)
+        return forward(wide, weight, bias).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -102,8 +104,8 @@ class _Linear(torch.autograd.Function):
         of_x = of_weight = of_bias = None
         if ctx.needs_input_grad[0]:
             of_x = backward(slope, weight).to(weight.dtype).view(*slopes[0].shape[:-1], -1)
-        if ctx.needs_input_grad[1]:
-            of_weight = (slope.t() @ x.reshape(-1, x.shape[-1]).float()).to(weight.dtype)
         if ctx.needs_input_grad[2]:
+            of_weight = (slope.t() @ x.reshape(-1, x.shape[-1]).float()).to(weight.dtype)
+        if ctx.needs_input_grad[3]:
             of_bias = slope.sum(0).to(weight.dtype)
-        return of_x, of_weight, of_bias
+        return of_x, None, of_weight, of_bias
