@@ -112,6 +112,14 @@ def pairs(
     return list(found.values()), list(found)
 
 
+def from_first_words(tokenizer: Any, texts: Sequence[str], max_length: int | None) -> list[Pair]:
+    """Each text as a continuation of its first word; `InputError` for a text of one word."""
+    parts = [text.strip().partition(" ") for text in texts]
+    if short := [i for i, (_, _, rest) in enumerate(parts) if not rest]:
+        raise InputError(f"every text must have at least two words; text {_named(short)} has not")
+    return [shared.pair_rows(tokenizer, [first], [f" {rest}"], max_length)[0][0] for first, _, rest in parts]
+
+
 def training_pairs(
     tokenizer: Any,
     prompts: Sequence[str],

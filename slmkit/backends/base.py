@@ -190,6 +190,13 @@ class LanguageModel(ABC):
         """
         raise InputError(f"backend {self.backend!r} scores no dialogues; take bnb or mlx")
 
+    def text_loglikelihood(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Score each text after its first word, so that no context has to be invented; texts of two words at least.
+
+        Sums of log-probabilities, float64 nats (n_texts,), and the tokens scored, int64 (n_texts,).
+        """
+        raise InputError(f"backend {self.backend!r} scores no texts; take bnb or mlx")
+
     @abstractmethod
     def weight_bytes(self) -> int:
         """Bytes of all weights as stored, after quantisation, embeddings and quantisation constants included."""

@@ -68,20 +68,30 @@ class TorchModel(LanguageModel):
     def answer_loglikelihood(
         self, prompts: Sequence[str], answers: Sequence[str], max_length: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        from slmkit.backends._torch import packing, scoring
-
         self._check("score answers", decoder=True)
-        packing.for_batches(self._model)
         most = min(max_length or self._max_length(), self._max_length())
         pairs, kept = completions.pairs(
             self._tokenizer, prompts, answers, chat=self.source.chat, ends=self._ends(), max_length=most
         )
         nats, n_tokens = np.zeros(len(prompts)), np.zeros(len(prompts), dtype=np.int64)
-        if pairs:
-            scorer = scoring.LabelScorer(self._model, self._tokenizer.pad_token_id, self._device)
-            nats[kept] = scorer.score_rows([[pair] for pair in pairs], most)[:, 0]
-            n_tokens[kept] = [len(pair.target) for pair in pairs]
+        nats[kept] = self._score_pairs(pairs, most)
+        n_tokens[kept] = [len(pair.target) for pair in pairs]
         return nats, n_tokens
+
+    def text_loglikelihood(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        self._check("score texts", decoder=True)
+        pairs = completions.from_first_words(self._tokenizer, texts, self._max_length())
+        return self._score_pairs(pairs, self._max_length()), np.array([len(p.target) for p in pairs], dtype=np.int64)
+
+    def _score_pairs(self, pairs: Sequence[shared.Pair], max_length: int) -> np.ndarray:
+        """Nats of each pair's target, float64 (n_pairs,)."""
+        from slmkit.backends._torch import packing, scoring
+
+        if not pairs:
+            return np.zeros(0)
+        packing.for_batches(self._model)
+        scorer = scoring.LabelScorer(self._model, self._tokenizer.pad_token_id, self._device)
+        return scorer.score_rows([[pair] for pair in pairs], max_length)[:, 0]
 
     def embed(self, texts: Sequence[str], *, pooling: str | None = None, max_length: int | None = None) -> np.ndarray:
         from slmkit.backends._torch import packing, scoring

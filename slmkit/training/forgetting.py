@@ -73,7 +73,7 @@ def passages() -> list[str]:
 
 
 def score(model: LanguageModel, texts: Sequence[str] | None = None) -> Scored:
-    """Score texts one by one, each after its first word, so that no context has to be invented.
+    """Score texts, each after its first word.
 
     Parameters
     ----------
@@ -83,12 +83,9 @@ def score(model: LanguageModel, texts: Sequence[str] | None = None) -> Scored:
         Of at least two words each; None takes the neutral text.
     """
     chosen = passages() if texts is None else list(texts)
-    parts = [text.strip().partition(" ") for text in chosen]
-    if not parts or not all(rest for _, _, rest in parts):
-        raise InputError("every text must have at least two words, and there must be one")
-    nats = [model.loglikelihood([first], [f" {rest}"])[0, 0] for first, _, rest in parts]
-    whole, begun = model.count_tokens(chosen), model.count_tokens([first for first, _, _ in parts])
-    return Scored(np.array(nats), whole - begun)
+    if not chosen:
+        raise InputError("there must be at least one text to score")
+    return Scored(*model.text_loglikelihood(chosen))
 
 
 def compare(before: Scored, after: Scored, seed: int = 0) -> Change:

@@ -75,6 +75,12 @@ class MLXModel(LanguageModel):
         n_tokens[kept] = [len(pair.target) for pair in pairs]
         return nats, n_tokens
 
+    def text_loglikelihood(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Score each text after its first word; float64 nats (n_texts,) and int64 tokens."""
+        self._check_alive()
+        pairs = completions.from_first_words(self._tokenizer, texts, self._limit)
+        return self._scores([[pair] for pair in pairs]), np.array([len(p.target) for p in pairs], dtype=np.int64)
+
     def _scores(self, table: Sequence[Sequence[shared.Pair]]) -> np.ndarray:
         """Nats of all pairs of a table, float64 (n_pairs,), in its order."""
         reads, places = shared.plan_reads(table, self._border)

@@ -18,7 +18,7 @@ from slmkit.backends import _shared as shared
 from slmkit.backends._torch import traits
 
 BATCH_TOKENS = 2048
-CELLS_AT_ONCE = 64  # positions whose logits over the vocabulary are held together
+LOGITS_AT_ONCE = 1 << 22  # logits over the vocabulary that are held together, of as many positions as that makes
 MIN_PREFIX = 8  # a shorter shared beginning is not worth a pass of its own
 
 
@@ -137,8 +137,9 @@ class LabelScorer:
 
     def _add_cells(self, hidden: torch.Tensor, cells: list[tuple[int, int, int, int]], out: np.ndarray) -> None:
         """Add each cell's log-probability (place, row, position, token) to its place."""
-        for first in range(0, len(cells), CELLS_AT_ONCE):
-            places, rows, positions, tokens = zip(*cells[first : first + CELLS_AT_ONCE], strict=True)
+        at_once = max(1, LOGITS_AT_ONCE // int(self.config.get_text_config().vocab_size))
+        for first in range(0, len(cells), at_once):
+            places, rows, positions, tokens = zip(*cells[first : first + at_once], strict=True)
             logp = self._log_softmax(hidden[list(rows), list(positions)])  # (N, V)
             values = logp.gather(1, torch.tensor(tokens, device=self.device)[:, None])[:, 0]
             np.add.at(out, list(places), values.double().cpu().numpy())
