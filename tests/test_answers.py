@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from sample_runs import a_run
 
@@ -60,3 +61,12 @@ def test_texts_are_those_the_rows_were_counted_on() -> None:
     assert found.tolist() == data.deduplicate(whole)[0]["text"].tolist()
     with pytest.raises(InputError, match=r"the rows of 'fraud_messages' are others than those of run"):
         answers.texts(a_run())
+
+
+def test_examples_begin_with_the_surest_answers(tmp_path: Path) -> None:
+    run = a_run()
+    proba = np.array([[0.6, 0.4, 0.0], [0.0, 0.1, 0.9], [0.7, 0.2, 0.1]])
+    write_run(run, tmp_path, probability_frame(np.array([4, 0, 7]), ["good", "bad", "bad"], proba, CLASSES))
+    found = answers.examples(run, tmp_path, pd.Series({0: "zero", 4: "four", 7: "seven"}))
+    assert found.to_numpy().tolist() == [["bad", "so-so", "zero"], ["bad", "bad", "seven"], ["good", "bad", "four"]]
+    assert found.columns.tolist() == ["truth", "decided", "text"]

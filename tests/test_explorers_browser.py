@@ -88,6 +88,12 @@ def test_a_threshold_is_chosen_with_the_keyboard(lab: tuple[str, str], page: Pag
     view.get_by_role("button", name="Choose the lowest cost").press("Enter")
     expect(number).to_have_value(re.compile(r"^0\.[0-4]"))
     expect(view.get_by_text("chosen: lowest cost, 50 a miss").first).to_be_visible()
+    matrix = view.locator(".js-plotly-plot").filter(has=view.locator(".heatmaplayer image")).locator(".nsewdrag")
+    matrix.scroll_into_view_if_needed()
+    matrix.hover(position={"x": 40, "y": 20})
+    view.wait_for_timeout(300)
+    matrix.click(position={"x": 44, "y": 24})  # a click counts where a movement came before it
+    expect(view.locator(".annotation").filter(has_text=f"1 {HOSTILE[:8]}").first).to_be_visible()
     problems = pictured(view, pictures, "threshold")
     unharmed(page)
     assert problems == []

@@ -215,6 +215,23 @@ def test_a_confusion_matrix_shades_the_share_of_the_true_class() -> None:
     assert "<img" not in heat.y[1] and "&lt;img" in heat.y[1]
 
 
+def test_a_cell_of_a_confusion_matrix_holds_its_first_rows_for_a_click() -> None:
+    counts = pd.DataFrame([[8, 2], [1, 0]], index=["fraud", "other"], columns=["flagged", "let through"])
+    told = [("fraud", "let through", f"row {i}") for i in range(5)]
+    told += [("other", "flagged", HOSTILE), ("nowhere", "flagged", "no cell"), ("fraud", "flagged", "long " * 90)]
+    figure = plots.confusion_matrix(counts, "n = 11", pd.DataFrame(told, columns=["truth", "decided", "text"]))
+    found = {(a.yclick, a.xclick): a for a in figure.layout.annotations}
+    assert set(found) == {(0, 0), (0, 1), (1, 0)}
+    assert found[0, 1].text == "<b>1</b> row 0<br><b>2</b> row 1<br><b>3</b> row 2"
+    assert "<img" not in found[1, 0].text and "&lt;img" in found[1, 0].text
+    assert len(found[0, 0].text) < 250 and found[0, 0].text.endswith("...")
+    assert {(a.visible, a.clicktoshow) for a in found.values()} == {(False, "onout")}
+    assert figure.data[0].hoverinfo == "none"  # "skip" would take the clicks away
+    assert figure.layout.title.subtitle.text == "n = 11; click on a cell to read some of its rows"
+    with pytest.raises(InputError, match=r"the table of examples must have .* lacks \['decided'\]"):
+        plots.confusion_matrix(counts, examples=pd.DataFrame({"truth": ["fraud"], "text": ["a"]}))
+
+
 def test_a_crowd_lies_behind_the_named_runs_inside_the_axes_with_a_bound() -> None:
     crowd = [(10.0 ** (i % 60 / 10), 0.3 + (i % 97) / 200) for i in range(20_000)]
     figure = plots.accuracy_in_a_crowd(a_study(), "stored_bytes", crowd)

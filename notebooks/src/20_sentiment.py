@@ -185,12 +185,13 @@ for sentence in verdict.verdicts(result, Path(OUT)):
 # %% [markdown]
 # ## Who is taken for whom
 #
-# Accuracy hides the kind of mistake. Taking *negative* for *neutral* is a slip, taking it for *positive* loses money.
+# Accuracy hides the kind of mistake. Taking *negative* for *neutral* is a slip, taking it for *positive* loses money. Click on
+# a cell to read the sentences of which it was surest, click on another one to see those.
 
 # %%
 best = max(result[1:], key=lambda run: run.accuracy)  # of those with a language model
 note = f"{best.label}; n = {best.n_test} test rows"
-slmkit.plots.confusion_matrix(answers.confusion(best, Path(OUT)), note)
+slmkit.plots.confusion_matrix(answers.confusion(best, Path(OUT)), note, answers.examples(best, Path(OUT)))
 
 # %% [markdown]
 # The sentences behind the two worst cells. Would you have been sure?

@@ -152,7 +152,8 @@ print(f"mean cost of 1000 rows, 20 draws: {means.iloc[0]:,.0f} where it was chos
 # ## What every threshold would do
 #
 # Left everything is flagged, right nothing. The lower picture is the price of 1000 messages. Is the bottom of the valley
-# broad? Then the exact threshold hardly matters, and you can choose a round one.
+# broad? Then the exact threshold hardly matters, and you can choose a round one. Below it, click on a cell of the matrix to
+# read messages that were caught, missed, or flagged for nothing.
 
 # %%
 slmkit.plots.threshold_cost(points, chosen, "fraud", f"{best.label}; n = {aside.sum()} rows set aside for choosing")
@@ -161,7 +162,10 @@ slmkit.plots.threshold_cost(points, chosen, "fraud", f"{best.label}; n = {aside.
 found = thresholds.at(is_fraud[~aside], p_fraud[~aside], chosen, **COSTS)
 cells = [[found["caught"], found["missed"]], [found["false_alarms"], found["let_through"]]]
 counts = pd.DataFrame(cells, index=["fraud", "legitimate"], columns=["flagged", "let through"])
-slmkit.plots.confusion_matrix(counts, f"{best.label} at {chosen:.3g}; n = {found['n']} rows measured on")
+decided = frame["p_fraud"].ge(chosen).map({True: "flagged", False: "let through"})
+behind = pd.DataFrame({"truth": frame["label"], "decided": decided, "text": frame["row"].map(texts)})
+note = f"{best.label} at {chosen:.3g}; n = {found['n']} rows measured on"
+slmkit.plots.confusion_matrix(counts, note, behind[~aside])
 
 # %% [markdown]
 # ## A budget of false alarms

@@ -14,6 +14,7 @@ from slmkit.plots.scores import FAINT, FONT_SIZE, LINE, base_layout, check_table
 
 COLUMNS = ("threshold", "up_to", "recall", "precision", "false_alarm_share", "cost_per_1000")
 POINTS = 400  # of a line: more than a screen has room for, whatever the number of rows
+EXAMPLES, EXAMPLE_LENGTH, EXAMPLE_WIDTH = 3, 180, 76  # texts behind a cell, characters of each and of a line
 _LINES = (  # column, name, colour (Okabe & Ito 2008), dash: nothing rests on colour alone
     ("recall", "recall: caught of all {0}", "#0072B2", "solid"),
     ("precision", "precision: {0} of all flagged", "#009E73", "dash"),
@@ -70,7 +71,7 @@ def threshold_cost(points: pd.DataFrame, threshold: float, positive: str = "posi
     return figure
 
 
-def confusion_matrix(counts: pd.DataFrame, note: str = "") -> go.Figure:
+def confusion_matrix(counts: pd.DataFrame, note: str = "", examples: pd.DataFrame | None = None) -> go.Figure:
     """Rows of each true class by what was decided for them, as counts and as shares of the true class.
 
     Parameters
@@ -79,12 +80,17 @@ def confusion_matrix(counts: pd.DataFrame, note: str = "") -> go.Figure:
         Whole numbers; one row a true class, one column a decision. The shade is the share of the row.
     note : str
         Small title line: which rows these are, and how many.
+    examples : DataFrame or None
+        Columns truth, decided and text, as `slmkit.runs.answers.examples` gives them: a click on a cell shows its first
+        three, another click hides them.
 
     Returns
     -------
     plotly Figure
     """
     check_table(counts, (), "the table of counts")
+    if examples is not None and not examples.empty:
+        check_table(examples, ("truth", "decided", "text"), "the table of examples")
     totals = counts.sum(axis=1).replace(0, np.nan)
     shares = counts.div(totals, axis=0).fillna(0.0)
     cells = [
@@ -95,17 +101,51 @@ def confusion_matrix(counts: pd.DataFrame, note: str = "") -> go.Figure:
         z=100 * shares.to_numpy(), x=[text.escape(c, 40) for c in counts.columns],
         y=[text.escape(i, 40) for i in counts.index], text=cells, texttemplate="%{text}", zmin=0, zmax=100,
         colorscale=[[0, "#ffffff"], [1, "#56B4E9"]], showscale=False, xgap=3, ygap=3,
-        textfont={"size": 17, "color": "#1a1a1a"}, hoverinfo="skip",
+        textfont={"size": 17, "color": "#1a1a1a"}, hoverinfo="skip" if examples is None else "none",
     )  # fmt: skip
     figure = go.Figure(heat)
+    if examples is not None:
+        figure.update_layout(annotations=_examples_on_click(counts, examples))
+        note = f"{note}; click on a cell to read some of its rows" if note else "Click on a cell to read some rows"
     figure.update_layout(base_layout("Who is right, and who is wrong", ""))
     figure.update_layout(
         title_subtitle_text=wrapped(note),
         height=180 + 76 * len(counts),
-        xaxis={"title": {"text": "Decided"}, "side": "bottom", "type": "category"},
-        yaxis={"title": {"text": "In truth"}, "autorange": "reversed", "type": "category", "automargin": True},
+        xaxis={
+            "title": {"text": "Decided"},
+            "side": "bottom",
+            "type": "category",
+            "range": [-0.5, len(counts.columns) - 0.5],
+        },
+        yaxis={
+            "title": {"text": "In truth"},
+            "type": "category",
+            "automargin": True,
+            "range": [len(counts) - 0.5, -0.5],
+        },
     )
     return figure
+
+
+def _examples_on_click(counts: pd.DataFrame, examples: pd.DataFrame) -> list[dict[str, Any]]:
+    """A note for each cell that has examples, to be shown by a click on it and hidden by the next one."""
+    grouped = {key: list(rows) for key, rows in examples.groupby(["truth", "decided"], sort=False)["text"]}
+    notes = []
+    for i, truth in enumerate(counts.index):
+        low = 2 * i >= len(counts)  # the note stands above, else below
+        for j, decided in enumerate(counts.columns):
+            if some := grouped.get((truth, decided), [])[:EXAMPLES]:
+                lines = [wrapped(text.clean(one, EXAMPLE_LENGTH), EXAMPLE_WIDTH) for one in some]
+                notes.append(
+                    {
+                        "text": "<br>".join(f"<b>{n}</b> {line}" for n, line in enumerate(lines, 1)),
+                        "x": (len(counts.columns) - 1) / 2, "y": i, "xclick": j, "yclick": i, "clicktoshow": "onout",
+                        "visible": False, "showarrow": False, "align": "left",
+                        "yshift": 28 if low else -28, "yanchor": "bottom" if low else "top",
+                        "bgcolor": "#ffffff", "bordercolor": LINE, "borderpad": 6, "font": {"size": FONT_SIZE - 1},
+                    }
+                )  # fmt: skip
+    return notes
 
 
 def _thinned(points: pd.DataFrame) -> pd.DataFrame:

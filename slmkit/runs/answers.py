@@ -70,3 +70,26 @@ def confusion(run: Run, folder: Path) -> pd.DataFrame:
     counts = pd.crosstab(frame["label"], frame["predicted"])
     names = [*classes, *sorted(set(frame["label"]) - set(classes))]
     return counts.reindex(index=names, columns=classes, fill_value=0).rename_axis(index=None, columns=None)
+
+
+def examples(run: Run, folder: Path, known: pd.Series | None = None) -> pd.DataFrame:
+    """Test rows behind each cell of the confusion matrix, the surest answers first, for `plots.confusion_matrix`.
+
+    Parameters
+    ----------
+    run : Run
+    folder : Path
+        Where its per-example probabilities lie.
+    known : Series or None
+        Text of each row by its position; None takes `texts(run)`.
+
+    Returns
+    -------
+    DataFrame
+        Columns truth, decided and text.
+    """
+    frame = read_probabilities(run, folder)
+    sure = frame.filter(regex="^p_").max(axis=1).sort_values(ascending=False, kind="stable")
+    frame = frame.loc[sure.index]
+    told = texts(run) if known is None else known
+    return pd.DataFrame({"truth": frame["label"], "decided": frame["predicted"], "text": told[frame["row"]].to_numpy()})

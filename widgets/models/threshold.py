@@ -6,6 +6,7 @@ figures come from `slmkit.thresholds`, the picture from `slmkit.plots`; here the
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import traitlets
 
 from slmkit import plots, runs, text, thresholds
 from slmkit.errors import InputError
+from slmkit.plots.threshold import EXAMPLES
 from slmkit.runs import Run
 from slmkit_widgets import display
 from slmkit_widgets.models import records, rows
@@ -24,6 +26,7 @@ from slmkit_widgets.models.base import ViewModel
 PAGE = 8  # example rows shown at once
 TEXT_LIMIT = 200
 KINDS = ("missed", "false_alarms", "caught", "let_through")
+KINDS_BY_CELL = ("caught", "missed", "false_alarms", "let_through")  # of the matrix, line by line
 
 
 class ThresholdModel(ViewModel):
@@ -202,7 +205,7 @@ class ThresholdModel(ViewModel):
         measured = self._at(self._measured, settings)
         n = f"n = {len(self._choosing)} {self._where()}"
         self.figure = plots.threshold_cost(points, self.threshold, display.plain(self.positive), n)
-        self.matrix = plots.confusion_matrix(self._counts(measured), self._measured_said())
+        self.matrix = plots.confusion_matrix(self._counts(measured), self._measured_said(), self._behind_cells())
         columns = {f"{len(self._measured)} rows measured on": measured}
         if self._choosing is not self._measured:
             columns[f"{len(self._choosing)} {self._where()}"] = self._at(self._choosing, settings)
@@ -237,8 +240,21 @@ class ThresholdModel(ViewModel):
 
     def _counts(self, outcome: dict[str, Any]) -> pd.DataFrame:
         name = display.plain(self.positive)
-        cells = [[outcome["caught"], outcome["missed"]], [outcome["false_alarms"], outcome["let_through"]]]
+        cells = np.reshape([outcome[kind] for kind in KINDS_BY_CELL], (2, 2))
         return pd.DataFrame(cells, index=[name, f"not {name}"], columns=["flagged", "let through"])
+
+    def _behind_cells(self) -> pd.DataFrame | None:
+        """The first texts of each cell of the matrix, where the texts are known."""
+        if self._texts is None:
+            return None
+        counts = self._counts(dict.fromkeys(KINDS, 0))
+        cells = zip(KINDS_BY_CELL, itertools.product(counts.index, counts.columns), strict=True)
+        found = [
+            (truth, decided, self._texts[int(row)])
+            for kind, (truth, decided) in cells
+            for row in self._rows_of(kind)["row"].head(EXAMPLES)
+        ]
+        return pd.DataFrame(found, columns=["truth", "decided", "text"])
 
     def _rows_of(self, kind: str) -> pd.DataFrame:
         """Rows of one cell of the matrix; the surest mistakes first, of the right ones the closest calls first."""
