@@ -14,7 +14,7 @@ from slmkit.plots.scores import FAINT, FONT_SIZE, LINE, base_layout, check_table
 
 COLUMNS = ("threshold", "up_to", "recall", "precision", "false_alarm_share", "cost_per_1000")
 POINTS = 400  # of a line: more than a screen has room for, whatever the number of rows
-EXAMPLES, EXAMPLE_LENGTH, EXAMPLE_WIDTH = 3, 180, 76  # texts behind a cell, characters of each and of a line
+EXAMPLES, EXAMPLE_LENGTH, EXAMPLE_WIDTH = 3, 150, 56  # texts behind a cell, characters of each and of a line
 _LINES = (  # column, name, colour (Okabe & Ito 2008), dash: nothing rests on colour alone
     ("recall", "recall: caught of all {0}", "#0072B2", "solid"),
     ("precision", "precision: {0} of all flagged", "#009E73", "dash"),
