@@ -340,3 +340,18 @@ def test_the_line_a_notebook_begins_with(monkeypatch: pytest.MonkeyPatch, offlin
     assert parts[0] == f"slmkit {slmkit.__version__}" and parts[1] == f"Python {platform.python_version()}"
     assert parts[3].endswith(f", {footprint.usable_cores()} cores") and parts[4].startswith("memory limit 2.0 GB (")
     assert parts[5:] == [f"model hub: {hub}", "profile tiny"]
+
+
+def test_a_profile_that_there_is_not_and_one_without_its_gpu_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"must be one of tiny, laptop, gpu; got 'Laptop'"):
+        footprint.headline("Laptop")
+    with_card = {**footprint.machine(), "gpu": "A card"}
+    monkeypatch.setattr(footprint, "machine", lambda: {**with_card, "gpu": None})
+    with pytest.raises(InputError, match=r"here: no GPU, torch .*; take profile 'laptop' or 'tiny'"):
+        footprint.headline("gpu")
+    monkeypatch.setattr(footprint, "machine", lambda: with_card)
+    monkeypatch.setattr(footprint, "versions", lambda: {"torch": "2.13.0+cpu"})
+    with pytest.raises(InputError, match=r"here: A card, torch 2\.13\.0\+cpu"):
+        footprint.headline("gpu")
+    monkeypatch.setattr(footprint, "versions", lambda: {"torch": "2.13.0+cu130"})
+    assert footprint.headline("gpu").endswith("profile gpu")

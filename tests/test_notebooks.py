@@ -5,6 +5,7 @@ Time is recorded, not asserted.
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -13,13 +14,19 @@ from typing import Any
 import pytest
 from notebook_kernel import NOTEBOOKS, PLOTLY, Executed, Kernel, nbformat, numbers, records, sentences, twice
 
+from slmkit import footprint
+
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_cells_are_short_and_the_notebook_ends_in_help(notebook: Path) -> None:
     cells = nbformat.read(notebook, as_version=4).cells
     assert max(len(c.source.splitlines()) for c in cells if c.cell_type == "code") <= 25
     texts = [c.source for c in cells if c.cell_type == "markdown"]
-    assert "**Aim.**" in texts[0] and "| `tiny` |" in texts[0] and "| `laptop` |" in texts[0]
+    assert "**Aim.**" in texts[0] and re.findall(r"^\| `(\w+)` \|", texts[0], re.MULTILINE) == [*footprint.PROFILES]
+    code = ast.parse("\n".join(c.source for c in cells if c.cell_type == "code" and not c.source.startswith("%")))
+    literals = [node for node in ast.walk(code) if isinstance(node, ast.Dict)]
+    keys = [[key.value for key in node.keys if isinstance(key, ast.Constant)] for node in literals]
+    assert {tuple(names) for names in keys if "tiny" in names} <= {footprint.PROFILES}
     assert "## What you have now" in texts[-1] and "## If something went wrong" in texts[-1]
 
 

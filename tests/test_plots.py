@@ -215,6 +215,14 @@ def test_a_confusion_matrix_shades_the_share_of_the_true_class() -> None:
     assert "<img" not in heat.y[1] and "&lt;img" in heat.y[1]
 
 
+def test_names_stand_in_two_columns_only_where_each_fits_into_half_a_line() -> None:
+    short, long = [a_run(bits=16), a_floor()], [a_run(bits=16, model="m" * 40), a_floor()]
+    legends = [{trace.legend for trace in plots.accuracy_vs_footprint(runs).data} for runs in (short, long)]
+    assert legends == [{None, "legend2"}, {None}]
+    heights = [plots.accuracy_vs_footprint(runs).layout.height for runs in (short, long)]
+    assert heights[1] == heights[0] + 21
+
+
 def test_a_cell_of_a_confusion_matrix_holds_its_first_rows_for_a_click() -> None:
     counts = pd.DataFrame([[8, 2], [1, 0]], index=["fraud", "other"], columns=["flagged", "let through"])
     told = [("fraud", "let through", f"row {i}") for i in range(5)]

@@ -8,6 +8,7 @@
 # |---|---|---|---|
 # | `tiny` | a first look: few rows, one pass of training | about a minute | under 1.6 GB |
 # | `laptop` | the study of `slmkit demo`: enough rows for a first verdict | a few minutes | under 1.6 GB |
+# | `gpu` | the same on more rows, three passes of training | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine: the models came as Python packages, the messages came with slmkit.
 # Choose *Run > Run All Cells*, or go cell by cell with Shift+Enter.
@@ -37,7 +38,7 @@ if HOSTED and importlib.util.find_spec("slmkit") is None:
 import slmkit
 from slmkit import footprint
 
-PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
+PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" or "gpu" here
 print(footprint.headline(PROFILE))
 
 # %% [markdown]
@@ -94,6 +95,7 @@ messages["label"].value_counts().to_frame("messages")
 SETTINGS = {
     "tiny": {"train": 64, "test": 40, "epochs": 1, "measure_s": 0.5, "models": ["smollm2-135m-instruct"]},
     "laptop": {"train": 240, "test": 120, "epochs": 2, "measure_s": 1.0, "models": ["minilm", "smollm2-135m-instruct"]},
+    "gpu": {"train": 560, "test": 400, "epochs": 3, "measure_s": 2.0, "models": ["minilm", "smollm2-135m-instruct"]},
 }
 STUDY = {"bits": [16, 4], "seeds": [0], "out": f"runs/00_start_here_{PROFILE}", **SETTINGS[PROFILE]}
 first = slmkit.study("fraud_messages", methods=["floor", "embedding"], **STUDY)

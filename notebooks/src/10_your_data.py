@@ -8,6 +8,7 @@
 # |---|---|---|---|
 # | `tiny` | every step, then a study of word counts and one small encoder | about a minute | under 1.5 GB |
 # | `laptop` | the same, and a small decoder that is asked in words | about two minutes | under 1.6 GB |
+# | `gpu` | the same, and an adapter is trained | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine. Run it once as it is, with the messy example file that it makes for itself. Then write the
 # path of **your own file** in one place, below *Your file*, and run it again.
@@ -23,7 +24,7 @@ import pandas as pd
 import slmkit
 from slmkit import backends, footprint, workshop
 
-PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
+PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" or "gpu" here
 print(footprint.headline(PROFILE))
 logging.getLogger("slmkit.data").setLevel(logging.ERROR)  # what it warns of is printed below, not in red
 
@@ -327,6 +328,7 @@ for sentence in slmkit.plots.verdicts(marked.runs):
 SETTINGS = {
     "tiny": {"methods": "floor,embedding", "models": "minilm", "measure_s": 0.5},
     "laptop": {"methods": "floor,embedding,prompt", "models": "minilm,smollm2-135m-instruct", "measure_s": 1.0},
+    "gpu": {"methods": "floor,embedding,prompt,lora", "models": "minilm,smollm2-135m-instruct", "measure_s": 2.0},
 }
 result = slmkit.study(FILE, **COLUMNS, split=SPLIT, bits=[16], seeds=[0], out=OUT, **SETTINGS[PROFILE])
 print(f"{len(result.runs)} runs, {len(result.failed)} failed; at most {result.peak_rss_bytes / 1e6:.0f} MB a process")

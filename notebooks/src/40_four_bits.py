@@ -9,6 +9,7 @@
 # |---|---|---|---|
 # | `tiny` | one method on few rows: enough to see that few rows cannot tell | about a minute | under 1.5 GB |
 # | `laptop` | two methods on more rows | about five minutes | under 1.6 GB |
+# | `gpu` | three methods on more rows | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine. What is written goes to `quantised` and `runs` beside this notebook.
 
@@ -18,7 +19,7 @@ import os
 import slmkit
 from slmkit import footprint
 
-PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
+PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" or "gpu" here
 print(footprint.headline(PROFILE))
 
 # %% [markdown]
@@ -170,12 +171,13 @@ print(f"the table left in 16 bits:          {left / 1e6:6.1f} MB, {left / n_para
 #
 # The model in 16 bits, then the two folders by their path; their bits need not be said again. Every run has a process of its
 # own, so that its memory is its own. `embedding` trains a linear classifier on the model's vectors; `prompt` (in `laptop`)
-# asks the model in words.
+# asks the model in words, `lora` (in `gpu`) trains an adapter beside it.
 
 # %%
 SETTINGS = {
     "tiny": {"methods": ["embedding"], "train": 40, "test": 60, "measure_s": 0.5},
     "laptop": {"methods": ["embedding", "prompt"], "train": 320, "test": 240, "measure_s": 10.0},
+    "gpu": {"methods": ["embedding", "prompt", "lora"], "train": 560, "test": 400, "measure_s": 10.0},
 }
 OUT = Path(f"runs/40_four_bits_{PROFILE}")
 same = {"seeds": [0], "out": OUT, **SETTINGS[PROFILE]}

@@ -10,6 +10,7 @@
 # |---|---|---|---|
 # | `tiny` | every step on two dozen dialogues: enough to see how, too little to learn the facts | one and a half minutes at most | under 1.5 GB a process |
 # | `laptop` | all dialogues, several passes | about half an hour | under 1.6 GB a process |
+# | `gpu` | the same with adapters on all blocks | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine. What is written goes to `runs` beside this notebook.
 
@@ -22,7 +23,7 @@ import pandas as pd
 import slmkit
 from slmkit import footprint, workshop
 
-PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
+PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" or "gpu" here
 print(footprint.headline(PROFILE))
 pd.set_option("display.html.use_mathjax", False, "display.max_colwidth", 240)  # two prices are not a formula
 
@@ -57,6 +58,7 @@ from slmkit.tuning import facts
 SETTINGS = {  # without the checks around a training, which take seconds, in tiny
     "tiny": {"train": 24, "test_share": 0.03, "epochs": 2, "last_blocks": 4, "max_batch_tokens": 512, "checks": False},
     "laptop": {"train": None, "test_share": 0.2, "epochs": 8, "last_blocks": 8},
+    "gpu": {"train": None, "test_share": 0.2, "epochs": 8, "method": "lora"},
 }
 HOW = {"method": "last-k", "batch_size": 8, "learning_rate": 1e-3, "seed": 0, **SETTINGS[PROFILE]}
 N, LONGEST = (4, 28) if PROFILE == "tiny" else (60, 80)  # questions asked, and tokens an answer may have

@@ -9,6 +9,7 @@
 # |---|---|---|---|
 # | `tiny` | two quick runs of your own beside the recorded ones | under a minute | under 1.5 GB |
 # | `laptop` | the same, with SmolLM2 in 16 and 4 bits as well | three to five minutes | under 1.6 GB |
+# | `gpu` | the same, and adapters | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine. Your runs go to `runs` beside this notebook. What is *recorded* was measured earlier, on the
 # machine that is named, and comes with slmkit: every answer to every row is in it, so it compares row by row.
@@ -19,7 +20,7 @@ import os
 import slmkit
 from slmkit import footprint
 
-PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
+PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" or "gpu" here
 print(footprint.headline(PROFILE))
 
 # %% [markdown]
@@ -30,9 +31,11 @@ print(footprint.headline(PROFILE))
 # the recorded ones, and are compared with them message by message.
 
 # %%
+BOTH = {"models": ["minilm", "smollm2-135m-instruct"], "bits": [16, 4]}
 SETTINGS = {
     "tiny": {"methods": ["floor", "embedding"], "models": ["minilm"], "bits": [16], "measure_s": 0.5},
-    "laptop": {"methods": ["floor", "embedding"], "models": ["minilm", "smollm2-135m-instruct"], "bits": [16, 4]},
+    "laptop": {"methods": ["floor", "embedding"], **BOTH},
+    "gpu": {"methods": ["floor", "embedding", "lora"], **BOTH},
 }
 OUT = f"runs/70_accuracy_vs_footprint_{PROFILE}"
 result = slmkit.study("fraud_messages", train=300, test=400, seeds=[0], out=OUT, **SETTINGS[PROFILE])

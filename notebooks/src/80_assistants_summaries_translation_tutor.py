@@ -9,6 +9,7 @@
 # |---|---|---|---|
 # | `tiny` | one or two texts of a job are answered here, the others were recorded | about a minute | under 1.5 GB |
 # | `laptop` | all 80 texts are answered here | five to ten minutes | under 1.5 GB |
+# | `gpu` | as `laptop` | not timed yet: no GPU was at hand | under 1 GB of GPU memory, by `slmkit fit` |
 #
 # *Recorded* means: the same model answered the same texts earlier, on the machine that is named; the answers come with
 # slmkit. Nothing leaves this machine. Answers are kept in `answers` beside this notebook, each as soon as it is written: interrupt the
@@ -20,7 +21,7 @@ import os
 import slmkit
 from slmkit import footprint
 
-PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" here
+PROFILE = os.environ.get("SLMKIT_PROFILE", "laptop")  # or write "tiny" or "gpu" here
 print(footprint.headline(PROFILE))
 
 # %% [markdown]
@@ -32,7 +33,7 @@ print(footprint.headline(PROFILE))
 # %%
 MODEL, TITLE = "smollm2-135m-instruct", "SmolLM2-135M-Instruct"
 FEW = {"translation": 2, "summary": 1, "tutor": 1, "alone": 0, "with notes": 1}  # answers that are written here
-LIVE = {"tiny": FEW, "laptop": {}}[PROFILE]  # without a number all of them are
+LIVE = FEW if PROFILE == "tiny" else {}  # without a number all of them are
 OUT = f"answers/80_{PROFILE}"
 needed = slmkit.estimate(MODEL, method="generate")
 low, high = needed.times.written_per_s

@@ -29,6 +29,7 @@ from slmkit.footprint.energy import EnergyReading
 
 log = logging.getLogger(__name__)
 
+PROFILES = ("tiny", "laptop", "gpu")  # of the notebooks: how much they do
 PACKAGES = ("slmkit", "torch", "transformers", "bitsandbytes", "peft", "mlx", "mlx-lm", "scikit-learn", "numpy")
 INSTRUCTION_SETS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "neon")
 LATENCY_SHARE = 0.35  # of the time budget; the rest is for batches
@@ -137,10 +138,20 @@ def versions() -> dict[str, str]:
 
 
 def headline(profile: str) -> str:
-    """The line that a notebook begins with: versions, device, memory limit, whether a hub may be asked, its profile."""
+    """The line that a notebook begins with: versions, device, memory limit, whether a hub may be asked, its profile.
+
+    Raises `InputError` for a profile that there is not, and for "gpu" where no GPU would be used.
+    """
     from slmkit import __version__
 
     here, torch = machine(), versions().get("torch", "missing")
+    if profile not in PROFILES:
+        raise InputError(f"the profile must be one of {', '.join(PROFILES)}; got {profile!r}")
+    if profile == "gpu" and (here["gpu"] is None or torch.endswith("+cpu")):
+        raise InputError(
+            f"profile 'gpu' needs a GPU and a torch that uses it; here: {here['gpu'] or 'no GPU'}, torch {torch}; "
+            "take profile 'laptop' or 'tiny'"
+        )
     hub = "off" if os.environ.get("HF_HUB_OFFLINE") == "1" else "asked only for models that are not on this disk"
     return (
         f"slmkit {__version__} | Python {here['python']} | torch {torch}"

@@ -43,10 +43,11 @@ def bits_cost(runs: Iterable[Run] | pd.DataFrame, folder: str | Path | None = No
     words = f"{n_test(configs)}. Multiples of the same model and method in 16 bits; 1 is the same"
     figure.update_layout(base_layout("What the bits save and cost", words))
     axis = {"gridcolor": FAINT, "zeroline": False, "automargin": True}
+    longest = max(1.0, *(x for bar in figure.data for x in bar.x))
     figure.update_layout(
         height=200 + 4 * (26 + 22 * len(pairs)),
         barmode="group",
-        xaxis={**axis, "title": {"text": "× 16 bits"}, "rangemode": "tozero"},
+        xaxis={**axis, "title": {"text": "× 16 bits"}, "range": [0, 1.25 * longest]},  # words end the bars
         yaxis={**axis, "autorange": "reversed", "ticklabelstandoff": 8},
         legend={"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top"},
         margin={"l": 8, "r": 40, "t": 96, "b": 120},

@@ -208,7 +208,7 @@ def _layout(frame: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> dict[str, ob
     )
     n_rows = -(-len(set(points["series"])) // 2)
     base = base_layout("Is it worth labelling more?", "")
-    base["title"]["subtitle"]["text"] = wrapped(small, 78)
+    base["title"]["subtitle"]["text"] = wrapped(small)
     return {
         **base,
         "height": 560 + 24 * n_rows,

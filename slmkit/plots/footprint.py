@@ -167,9 +167,14 @@ def _view_traces(groups: Sequence[Configuration], view: Footprint) -> list[go.Sc
         hoverinfo="skip",
     )
     traces = [line] + [_markers(groups, c, view, place) for (c, _), place in zip(known, places, strict=True)]
-    for trace in traces[math.ceil(len(traces) / 2) :]:
+    for trace in traces[math.ceil(len(traces) / _columns(groups)) :]:
         trace.legend = "legend2"
     return traces
+
+
+def _columns(groups: Sequence[Configuration]) -> int:
+    """Columns of names below the picture: two where each name fits into half of 616 pixels."""
+    return 2 if max(len(f"{c.number} · {c.name}") for c in groups) <= HALF_LINE else 1
 
 
 def _markers(groups: Sequence[Configuration], config: Configuration, view: Footprint, place: str) -> go.Scatter:
@@ -293,7 +298,8 @@ _Y_TITLE = {  # plotly 7.1 draws an axis title inside the picture when two legen
     "text": "Accuracy (%)", "textangle": -90, "showarrow": False, "font": {"size": 17},
     "x": 0, "xref": "paper", "xanchor": "center", "xshift": -60, "y": 0.5, "yref": "paper", "yanchor": "middle",
 }  # fmt: skip
-_LEGEND = {  # two columns below the picture, which is read down and not across
+HALF_LINE = 38  # characters of a name
+_LEGEND = {  # columns below the picture, which is read down and not across
     "xref": "container", "yref": "container", "xanchor": "left", "yanchor": "top", "font": {"size": 13},
     "itemsizing": "trace", "bgcolor": "rgba(0,0,0,0)",
 }  # fmt: skip
@@ -307,7 +313,7 @@ def _layout(groups: Sequence[Configuration]) -> dict[str, Any]:
     lows = [100 * run.accuracy_low for c in groups for run in c.runs]
     highs = [100 * run.accuracy_high for c in groups for run in c.runs]
     room = 0.06 * max(max(highs) - min(lows), 2.0)
-    legend = 16 + 21 * math.ceil((len(groups) + 1) / 2)  # pixels
+    legend = 16 + 21 * math.ceil((len(groups) + 1) / _columns(groups))  # pixels
     height = 150 + 400 + 70 + legend
     return {
         **base_layout("", ""),

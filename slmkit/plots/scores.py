@@ -23,7 +23,7 @@ FONT_SIZE = 15
 MODEBAR = {"remove": ["sendChartToCloud"]}  # plotly's button that uploads a picture to its own cloud
 CALIBRATION_BINS = 10
 NAME_LIMIT = 46  # characters of a configuration in a legend: two columns fit 800 pixels
-_WRAP = 92  # characters of the small title line that fit 800 pixels
+_WRAP = 64  # characters of the small title line that fit the 616 pixels which JupyterLab leaves of 800
 _CLASS_MARKERS = ("circle", "square", "diamond", "triangle-up", "x", "star", "pentagon")
 _CLASS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7a7a7a")
 
@@ -126,6 +126,7 @@ def base_layout(title: str, subtitle: str) -> dict[str, Any]:
         "font": {"size": FONT_SIZE, "family": "system-ui, 'Segoe UI', 'DejaVu Sans', sans-serif"},
         "title": {
             "text": title, "x": 0, "xref": "paper", "xanchor": "left", "y": 0.98, "yref": "container", "yanchor": "top",
+            "automargin": True,
             "font": {"size": 20}, "subtitle": {"text": wrapped(subtitle), "font": {"size": 14}},
         },
         "margin": {"l": 76, "r": 24, "t": 84, "b": 72},
