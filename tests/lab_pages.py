@@ -75,22 +75,34 @@ def serving(home: Path, work: Path) -> Iterator[tuple[str, str]]:
         path = home / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values), encoding="utf-8")
+    port, token = free_port(), secrets.token_hex(16)
+    address = f"http://127.0.0.1:{port}"
+    command = ["jupyterlab", *server_options(port, token, work)]
+    with running(command, f"{address}/api/status?token={token}", home, work):
+        yield address, token
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token = secrets.token_hex(16)
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(command: Sequence[str], address: str, home: Path, work: Path) -> Iterator[None]:
+    """A Python module that serves notebooks, once it answers at this address; its settings and log are in `home`."""
     log = home / "server.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *server_options(port, token, work)],
+            [sys.executable, "-m", *command],
             env={**os.environ, **server_environment(home)},
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=work,
         )
     try:
-        wait_until_up(f"http://127.0.0.1:{port}/api/status?token={token}", server, log)
-        yield f"http://127.0.0.1:{port}", token
+        wait_until_up(address, server, log)
+        yield
     finally:
         server.terminate()
         try:
@@ -136,7 +148,7 @@ def wait_until_up(address: str, server: subprocess.Popen[bytes], log: Path) -> N
         except (urllib.error.URLError, OSError):
             assert server.poll() is None, log.read_text(errors="replace")[-3000:]
             time.sleep(0.3)
-    raise AssertionError(f"JupyterLab did not answer within 60 s:\n{log.read_text(errors='replace')[-3000:]}")
+    raise AssertionError(f"the server did not answer within 60 s:\n{log.read_text(errors='replace')[-3000:]}")
 
 
 @pytest.fixture
