@@ -8,7 +8,7 @@
 # |---|---|---|---|
 # | `tiny` | a first look: few rows, one pass of training | about a minute | under 1.6 GB |
 # | `laptop` | the study of `slmkit demo`: enough rows for a first verdict | a few minutes | under 1.6 GB |
-# | `gpu` | the same on more rows, three passes of training | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
+# | `gpu` | the same on more rows, three passes of training | not timed yet | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine: the models came as Python packages, the messages came with slmkit.
 # Choose *Run > Run All Cells*, or go cell by cell with Shift+Enter.

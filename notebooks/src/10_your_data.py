@@ -8,7 +8,7 @@
 # |---|---|---|---|
 # | `tiny` | every step, then a study of word counts and one small encoder | about a minute | under 1.5 GB |
 # | `laptop` | the same, and a small decoder that is asked in words | about two minutes | under 1.6 GB |
-# | `gpu` | the same, and an adapter is trained | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
+# | `gpu` | the same, and an adapter is trained | not timed yet | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine. Run it once as it is, with the messy example file that it makes for itself. Then write the
 # path of **your own file** in one place, below *Your file*, and run it again.

@@ -10,7 +10,7 @@
 # |---|---|---|---|
 # | `tiny` | all four ways on few rows: enough to see that few rows cannot tell | about a minute | under 1.6 GB |
 # | `laptop` | the same on several hundred rows, and on the real Financial PhraseBank if you have it | three to ten minutes | under 1.6 GB |
-# | `gpu` | as `laptop`, on all sentences | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
+# | `gpu` | as `laptop`, on all sentences | not timed yet | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine. What is written goes to `runs` beside this notebook.
 

@@ -10,7 +10,7 @@
 # |---|---|---|---|
 # | `tiny` | the floor and a small encoder on 200 test messages | about a minute | under 1.6 GB |
 # | `laptop` | an adapter on a language model too, on more messages | two to ten minutes | under 1.6 GB |
-# | `gpu` | as `laptop`, on all messages | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
+# | `gpu` | as `laptop`, on all messages | not timed yet | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine. What is written goes to `runs` beside this notebook.
 

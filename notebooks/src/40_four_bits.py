@@ -9,7 +9,7 @@
 # |---|---|---|---|
 # | `tiny` | one method on few rows: enough to see that few rows cannot tell | about a minute | under 1.5 GB |
 # | `laptop` | two methods on more rows | about five minutes | under 1.6 GB |
-# | `gpu` | three methods on more rows | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
+# | `gpu` | three methods on more rows | not timed yet | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine. What is written goes to `quantised` and `runs` beside this notebook.
 

@@ -10,7 +10,7 @@
 # |---|---|---|---|
 # | `tiny` | every step on two dozen dialogues: enough to see how, too little to learn the facts | one and a half minutes at most | under 1.5 GB a process |
 # | `laptop` | all dialogues, several passes | about half an hour | under 1.6 GB a process |
-# | `gpu` | the same with adapters on all blocks | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
+# | `gpu` | the same with adapters on all blocks | not timed yet | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine. What is written goes to `runs` beside this notebook.
 

@@ -9,7 +9,7 @@
 # |---|---|---|---|
 # | `tiny` | four kinds of tickets; an encoder of 23 million parameters teaches | about a minute | under 1.5 GB |
 # | `laptop` | all twelve kinds; the same encoder is tuned as a whole and teaches | two to six minutes | under 1.5 GB |
-# | `gpu` | as `laptop`, with more labels of each kind | not timed yet: no GPU was at hand | under 1 GB of GPU memory, by `slmkit fit` |
+# | `gpu` | as `laptop`, with more labels of each kind | not timed yet | under 1 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine. Teacher, students and what the teacher said go to `distilled` beside this notebook; what is
 # there already is read and not made again.

@@ -9,7 +9,7 @@
 # |---|---|---|---|
 # | `tiny` | two quick runs of your own beside the recorded ones | under a minute | under 1.5 GB |
 # | `laptop` | the same, with SmolLM2 in 16 and 4 bits as well | three to five minutes | under 1.6 GB |
-# | `gpu` | the same, and adapters | not timed yet: no GPU was at hand | under 2 GB of GPU memory, by `slmkit fit` |
+# | `gpu` | the same, and adapters | not timed yet | under 2 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine. Your runs go to `runs` beside this notebook. What is *recorded* was measured earlier, on the
 # machine that is named, and comes with slmkit: every answer to every row is in it, so it compares row by row.

@@ -9,7 +9,7 @@
 # |---|---|---|---|
 # | `tiny` | one or two texts of a job are answered here, the others were recorded | about a minute | under 1.5 GB |
 # | `laptop` | all 80 texts are answered here | five to ten minutes | under 1.5 GB |
-# | `gpu` | as `laptop` | not timed yet: no GPU was at hand | under 1 GB of GPU memory, by `slmkit fit` |
+# | `gpu` | as `laptop` | not timed yet | under 1 GB of GPU memory, by `slmkit fit` |
 #
 # *Recorded* means: the same model answered the same texts earlier, on the machine that is named; the answers come with
 # slmkit. Nothing leaves this machine. Answers are kept in `answers` beside this notebook, each as soon as it is written: interrupt the

@@ -8,7 +8,7 @@
 # |---|---|---|---|
 # | `tiny` | expected ranges from recorded runs, code words, the picture of a class with your own floor in it | seconds | under 1 GB |
 # | `laptop` | the same, with a small encoder of your own beside the floor | half a minute | under 1 GB |
-# | `gpu` | as `laptop` | not timed yet: no GPU was at hand | under 1 GB of GPU memory, by `slmkit fit` |
+# | `gpu` | as `laptop` | not timed yet | under 1 GB of GPU memory, by `slmkit fit` |
 #
 # Nothing leaves this machine, and the students' results come to you as files that you collect yourself.
 
