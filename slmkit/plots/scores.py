@@ -91,9 +91,8 @@ def calibration(run: Run, folder: Path) -> go.Figure:
     bins = np.clip(np.ceil(top * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
     cells = [(top[bins == b].mean(), right[bins == b].sum(), (bins == b).sum()) for b in np.unique(bins)]
     figure = go.Figure([_diagonal(), _calibration_trace(cells)])
-    subtitle = (
-        f"{configurations([run])[0].name}; n = {len(frame)}, expected calibration error {100 * run.ece:.1f} points"
-    )
+    error = f"expected calibration error {100 * run.ece:.1f} points"
+    subtitle = f"n = {len(frame)}, {error}; {configurations([run])[0].name}"
     figure.update_layout(base_layout("Can the probabilities be believed?", subtitle))
     axis = {"range": [-2, 104], "gridcolor": FAINT, "zeroline": False, "dtick": 20}
     figure.update_layout(
