@@ -22,11 +22,11 @@ from slmkit.backends.base import LoRAConfig
 
 torch.set_num_threads(1)
 source, bnb = assets.resolve(sys.argv[1]), backends.get("bnb")
-texts = [f"{word} " * 400 for word in ("bank", "train", "prize", "lunch")] * 6
+texts = [f"{word} " * 400 for word in ("bank", "train", "prize", "lunch")] * 12
 y = np.arange(len(texts)) % 2
 
 def train(tokens):
-    config = LoRAConfig(rank=4, alpha=8, epochs=1, batch_size=24, max_length=400, max_batch_tokens=tokens)
+    config = LoRAConfig(rank=4, alpha=8, epochs=1, batch_size=48, max_length=400, max_batch_tokens=tokens)
     with tempfile.TemporaryDirectory() as out:
         return bnb.train_lora(source, texts, y, n_classes=2, bits=16, config=config, out=Path(out))
 
@@ -46,5 +46,5 @@ def test_a_training_that_runs_out_of_memory_goes_on_with_fewer_tokens_at_once(ti
     assert done.returncode == 0, done.stderr[-2000:]
     small, limited = json.loads(done.stdout)
     assert "memory ran out at step 1" in done.stderr
-    assert 400 <= limited[0]["max_batch_tokens"] < 9_600 and limited[0]["tokens"] == 9_600
+    assert 400 <= limited[0]["max_batch_tokens"] < 19_200 and limited[0]["tokens"] == 19_200
     np.testing.assert_allclose([e["loss"] for e in limited], [e["loss"] for e in small], atol=0.02)
