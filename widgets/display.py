@@ -19,7 +19,7 @@ import plotly.graph_objects as go
 
 from slmkit import text
 
-LINE_WIDTH = 88  # characters of the widgets' font in 700 pixels
+LINE_WIDTH = 74  # characters of the widgets' font in the 564 pixels that a workbench has in a window of 800
 NAME_LIMIT = 80
 CELL_LIMIT = 200
 CHOICES = 200  # options of one list; a longer one serves nobody and costs the page
