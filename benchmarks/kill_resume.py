@@ -103,11 +103,12 @@ def warm_up(backend: str, model: str) -> None:
     """Import what every child needs. mlx must not compute before the fork: a child would lack its threads."""
     from slmkit import assets, backends
 
+    source = backends.prepare(assets.resolve(model))
     if backend == "mlx":
         importlib.import_module("slmkit.backends._mlx.lora")
-        backends.get(backend).count_tokens(assets.resolve(model), ["a tokenizer"])
+        backends.get(backend).count_tokens(source, ["a tokenizer"])
     else:
-        backends.get(backend).load(assets.resolve(model)).release()
+        backends.get(backend).load(source).release()
 
 
 def main() -> None:
