@@ -194,7 +194,7 @@ def main() -> int:
         found, targets = (short if arguments.short else full)(arguments, Path(folder))
     whole = arguments.epochs == 3 and arguments.train is None and arguments.test is None
     name = "tuning_speed_short" if arguments.short else "tuning_speed"
-    facts |= {name: getattr(arguments, name) for name in ("epochs", "last_blocks", "own_last_blocks")}
+    facts |= {asked: getattr(arguments, asked) for asked in ("epochs", "last_blocks", "own_last_blocks")}
     return common.finish(name, {**facts, **found}, targets if whole else [])
 
 

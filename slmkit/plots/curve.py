@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from slmkit import text
 from slmkit.errors import InputError
-from slmkit.plots.scores import FAINT, LINE, NAME_LIMIT, base_layout, check_table, wrapped
+from slmkit.plots.scores import FAINT, LINE, NAME_LIMIT, base_layout, check_table
 
 COLUMNS = (
     "task", "series", "method", "kind", "labels", "labels_low", "labels_high", "accuracy", "low", "high", "n_test",
@@ -207,10 +207,8 @@ def _layout(frame: pd.DataFrame, parts: dict[str, pd.DataFrame]) -> dict[str, ob
         "and bands: 95 % intervals; small markers: single seeds; lines: fitted, dashed where not measured"
     )
     n_rows = -(-len(set(points["series"])) // 2)
-    base = base_layout("Is it worth labelling more?", "")
-    base["title"]["subtitle"]["text"] = wrapped(small)
     return {
-        **base,
+        **base_layout("Is it worth labelling more?", small),
         "height": 560 + 24 * n_rows,
         "xaxis": {
             "type": "log", "title": {"text": "Labels learned from, logarithmic"}, "tickvals": ticks,

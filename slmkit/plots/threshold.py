@@ -55,9 +55,8 @@ def threshold_cost(points: pd.DataFrame, threshold: float, positive: str = "posi
         xanchor="right" if at_left else "left", font={"size": FONT_SIZE},
     )  # fmt: skip
     axis: dict[str, Any] = {"gridcolor": FAINT, "zeroline": False}
-    figure.update_layout(base_layout("What a threshold catches and costs", ""))
+    figure.update_layout(base_layout("What a threshold catches and costs", note))
     figure.update_layout(
-        title_subtitle_text=wrapped(note),
         height=560,
         margin={"l": 76, "r": 24, "t": 100, "b": 110},
         legend={"orientation": "h", "x": 0, "y": -0.14, "yanchor": "top"},
@@ -107,9 +106,8 @@ def confusion_matrix(counts: pd.DataFrame, note: str = "", examples: pd.DataFram
     if examples is not None:
         figure.update_layout(annotations=_examples_on_click(counts, examples))
         note = f"{note}; click on a cell to read some of its rows" if note else "Click on a cell to read some rows"
-    figure.update_layout(base_layout("Who is right, and who is wrong", ""))
+    figure.update_layout(base_layout("Who is right, and who is wrong", note))
     figure.update_layout(
-        title_subtitle_text=wrapped(note),
         height=180 + 76 * len(counts),
         xaxis={
             "title": {"text": "Decided"},

@@ -205,7 +205,8 @@ class ThresholdModel(ViewModel):
         measured = self._at(self._measured, settings)
         n = f"n = {len(self._choosing)} {self._where()}"
         self.figure = plots.threshold_cost(points, self.threshold, display.plain(self.positive), n)
-        self.matrix = plots.confusion_matrix(self._counts(measured), self._measured_said(), self._behind_cells())
+        counts = self._counts(measured)
+        self.matrix = plots.confusion_matrix(counts, self._measured_said(), self._behind_cells(counts))
         columns = {f"{len(self._measured)} rows measured on": measured}
         if self._choosing is not self._measured:
             columns[f"{len(self._choosing)} {self._where()}"] = self._at(self._choosing, settings)
@@ -243,11 +244,10 @@ class ThresholdModel(ViewModel):
         cells = np.reshape([outcome[kind] for kind in KINDS_BY_CELL], (2, 2))
         return pd.DataFrame(cells, index=[name, f"not {name}"], columns=["flagged", "let through"])
 
-    def _behind_cells(self) -> pd.DataFrame | None:
+    def _behind_cells(self, counts: pd.DataFrame) -> pd.DataFrame | None:
         """The first texts of each cell of the matrix, where the texts are known."""
         if self._texts is None:
             return None
-        counts = self._counts(dict.fromkeys(KINDS, 0))
         cells = zip(KINDS_BY_CELL, itertools.product(counts.index, counts.columns), strict=True)
         found = [
             (truth, decided, self._texts[int(row)])
