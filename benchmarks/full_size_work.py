@@ -35,7 +35,7 @@ def qlora_step(folder: Path, bits: int, rows: int, tokens: int, last_blocks: int
     from torch import nn
 
     from slmkit.backends import _course
-    from slmkit.backends._torch import device, loop, training
+    from slmkit.backends._torch import device, loop, objectives, training
     from slmkit.backends.base import LoRAConfig, Watch
 
     model, where, dtype = load(folder, bits)
@@ -46,7 +46,7 @@ def qlora_step(folder: Path, bits: int, rows: int, tokens: int, last_blocks: int
     head = nn.Linear(model.config.hidden_size, 2).to(where)
     labels = np.arange(rows) % 2
     wrapped = training._with_lora(model, config, dtype)
-    objective = loop.LastToken(head, labels, [tokens] * rows)
+    objective = objectives.LastToken(head, labels, [tokens] * rows)
     one_step = loop.Loop(model, objective, ids, rows, 0, config, where, {"model": str(folder), "bits": bits})
     course = _course.Course(one_step, [tokens] * rows, config, Watch(), None, {}, {})
     began = time.perf_counter()

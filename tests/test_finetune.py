@@ -59,7 +59,7 @@ def test_chunks_of_logits_do_not_change_the_loss(
     train: Callable[..., list[float]], backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = train()
-    module = "slmkit.backends._torch.loop" if backend.name == "bnb" else "slmkit.backends._mlx.lora"
+    module = "slmkit.backends._torch.objectives" if backend.name == "bnb" else "slmkit.backends._mlx.lora"
     monkeypatch.setattr(f"{module}.LOGITS_AT_ONCE", 1)
     np.testing.assert_allclose(train(), whole, atol=0.02)
 
@@ -92,7 +92,7 @@ def test_the_first_loss_is_that_of_the_model_and_the_adapter_is_read_back(
 
 def test_only_places_of_the_answer_reach_the_loss(tiny_chat_decoder: ModelSource) -> None:
     torch = pytest.importorskip("torch")
-    from slmkit.backends._torch import loop
+    from slmkit.backends._torch import objectives
 
     class Model:
         config = type("Config", (), {"vocab_size": 11})
@@ -101,7 +101,7 @@ def test_only_places_of_the_answer_reach_the_loss(tiny_chat_decoder: ModelSource
             return torch.nn.Linear(8, 11, bias=False, dtype=torch.float32).requires_grad_(False)
 
     pairs = [shared.Pair((1, 2, 3, 4, 5), (5, 6)), shared.Pair((1, 7, 8), (9,))]
-    objective, batch = loop.Answers(Model(), pairs), np.arange(2)
+    objective, batch = objectives.Answers(Model(), pairs), np.arange(2)
     hidden = torch.randn(2, 5, 8, requires_grad=True)
     loss, (passed,) = objective.gradients(hidden, batch, batch, [hidden], 1.0)
     reached = passed.abs().sum(-1) > 0  # (B, T)

@@ -50,7 +50,7 @@ def test_a_cpu_computes_in_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
 def gradients(source: ModelSource, dtype: Any, amplified: float, size: float | None) -> tuple[Any, float]:
     """Of the adapter, and the amplification left: for labels by a head of a size (what comes back is as small), or
     for answers."""
-    from slmkit.backends._torch import device, loop, training
+    from slmkit.backends._torch import device, loop, objectives, training
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "best_dtype", lambda _: (dtype, "planted"))
@@ -60,11 +60,11 @@ def gradients(source: ModelSource, dtype: Any, amplified: float, size: float | N
             torch.nn.init.normal_(parameter, std=0.02)
     torch.manual_seed(1)
     rows = [[5 + i, 7, 9 + i, 11, 13] for i in range(8)]
-    objective: Any = loop.Answers(opened.model, [shared.Pair(tuple(row), (13, 2)) for row in rows])
+    objective: Any = objectives.Answers(opened.model, [shared.Pair(tuple(row), (13, 2)) for row in rows])
     if size is not None:
         head = torch.nn.Linear(opened.model.config.hidden_size, 2)
         torch.nn.init.normal_(head.weight, std=size)
-        objective = loop.LastToken(head, np.arange(8) % 2, [5] * 8)
+        objective = objectives.LastToken(head, np.arange(8) % 2, [5] * 8)
     loop_ = loop.Loop(opened.model, objective, rows, 8, 0, LoRAConfig(), opened.where, {})
     assert loop_.amplified == (loop.AMPLIFIED if dtype == torch.float16 else 1)
     loop_.amplified = amplified

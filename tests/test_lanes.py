@@ -14,7 +14,7 @@ from slmkit.assets import ModelSource
 from slmkit.backends.base import LoRAConfig
 
 torch = pytest.importorskip("torch")
-from slmkit.backends._torch import lanes, loop, training  # noqa: E402
+from slmkit.backends._torch import lanes, loop, objectives, training  # noqa: E402
 
 TEXTS = ["You have won a free prize! Call now.", "See you at lunch.", "Your card will be blocked today, call us back.",
          "Thanks for the flowers, they are lovely.", "Confirm your password.", "Sales fell by a tenth in the north.",
@@ -77,9 +77,9 @@ def gradients(source: ModelSource, bits: int, n: int, answers: bool) -> Any:
             torch.nn.init.normal_(parameter, std=0.02)
     rows = [[5 + i, 7, 9 + i, 11, 13][: 3 + i % 3] for i in range(8)]
     head = torch.nn.Linear(opened.model.config.hidden_size, 2)
-    objective: Any = loop.LastToken(head, Y, [len(row) for row in rows])
+    objective: Any = objectives.LastToken(head, Y, [len(row) for row in rows])
     if answers:
-        objective = loop.Answers(opened.model, [loop.shared.Pair(tuple(row), (row[-1], 2)) for row in rows])
+        objective = objectives.Answers(opened.model, [objectives.shared.Pair(tuple(row), (row[-1], 2)) for row in rows])
     learner = loop.Loop(opened.model, objective, rows, 8, 0, LoRAConfig(), opened.where, {})
     learner.lanes = lanes.Lanes(n)
     with learner.ready():

@@ -24,7 +24,7 @@ SMOL = "smollm2-135m-instruct"
 
 def step(source: ModelSource, recompute: bool, **changes: Any) -> tuple[float, dict[str, Any], int]:
     """Loss and gradients of one batch in two micro-batches, and the bytes that were kept for the way back."""
-    from slmkit.backends._torch import loop, training
+    from slmkit.backends._torch import loop, objectives, training
 
     config = LoRAConfig(rank=4, max_length=32, **changes)
     opened = training._open(source, 8 if changes.get("trains") is None else 16, config, head=False)
@@ -34,7 +34,7 @@ def step(source: ModelSource, recompute: bool, **changes: Any) -> tuple[float, d
     head = torch.nn.Linear(opened.model.config.hidden_size, 2)
     torch.nn.init.normal_(head.weight, std=0.1)
     rows = [[5 + i, 7, 9 + i, 11, 13][: 3 + i % 3] for i in range(8)]
-    objective = loop.LastToken(head, np.arange(8) % 2, [len(row) for row in rows])
+    objective = objectives.LastToken(head, np.arange(8) % 2, [len(row) for row in rows])
     training = loop.Loop(opened.model, objective, rows, 8, 0, config, opened.where, {})
     assert not recompute or (training.recompute() and not training.recompute())
     kept = []

@@ -84,7 +84,7 @@ def test_chunks_of_logits_give_the_head_the_whole_gradient(
     backend: Backend, answers: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = answers(backend)
-    module = "slmkit.backends._torch.loop" if backend.name == "bnb" else "slmkit.backends._mlx.lora"
+    module = "slmkit.backends._torch.objectives" if backend.name == "bnb" else "slmkit.backends._mlx.lora"
     monkeypatch.setattr(f"{module}.LOGITS_AT_ONCE", 1)
     np.testing.assert_allclose(answers(backend)[0], whole, rtol=0.03)
 

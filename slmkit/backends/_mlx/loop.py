@@ -39,6 +39,7 @@ class Loop:
     def __init__(self, learner: Any, rows: Sequence[Sequence[int]], n_train: int, config: LoRAConfig) -> None:
         self.learner, self.rows, self.n_train = learner, rows, n_train
         self.border = border_of(learner.net)
+        self.last_blocks = config.last_blocks or len(learner.net.layers)
         self.optimiser = optim.AdamW(learning_rate=config.learning_rate, weight_decay=0.0, bias_correction=True)
         self.value_and_grad = nn.value_and_grad(learner, learner.loss)
         self._gradients: Any = None
@@ -68,6 +69,11 @@ class Loop:
         self.optimiser.learning_rate = rate
         self.optimiser.update(self.learner, self._gradients)
         mx.eval(self.learner.trainable_parameters(), self.optimiser.state)
+
+    def freeze(self) -> None:
+        """From here on, leave the adapters of all but the last blocks as they are."""
+        for block in self.learner.net.layers[: -self.last_blocks]:
+            block.freeze()
 
     def free(self) -> None:
         """Forget the gradients."""

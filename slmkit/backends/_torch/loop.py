@@ -1,4 +1,4 @@
-"""The training loop, and what it may minimise: the loss of a label after the last token, or of an answer's tokens.
+"""The training loop of every objective.
 
 Gradients add up over micro-batches below a token budget, so that memory stays small and the effective batch does not
 change; on a CPU micro-batches run side by side (`lanes`). Adapter weights compute in the model's number type while the
@@ -8,11 +8,12 @@ loss is amplified before its gradients are taken.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,163 +21,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from slmkit.backends import _shared as shared
-from slmkit.backends._torch import lanes, prefix, quick, scoring, traits
+from slmkit.backends._torch import lanes, places, prefix, quick, scoring, traits
+from slmkit.backends._torch.objectives import Gradients, Objective
 from slmkit.backends.base import LoRAConfig
 from slmkit.errors import InputError
 
 AMPLIFIED, SCALE = 2.0**16, "loss scale"  # a power of two changes no digit (Micikevicius et al.)
-LOGITS_AT_ONCE = 2**23  # logits over the vocabulary held together; a place of a large vocabulary has 256,000
-
-Weights = Sequence[nn.Parameter]
-Gradients = Sequence[torch.Tensor | None]
-
-
-class Objective(Protocol):
-    """What is minimised, over rows of which the body gave the hidden states."""
-
-    side_by_side: bool  # whether several micro-batches may be at it at once
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Weights trained beside the adapter."""
-
-    def count(self, batch: np.ndarray) -> int:
-        """Tokens of a batch that are spoken of as trained on."""
-
-    def gradients(
-        self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray, weights: Weights, times: float
-    ) -> tuple[float, Gradients]:
-        """From hidden states (B, T, H) of some rows of a batch: their share of its mean loss, and what it passes back.
-
-        Gradients are of the loss multiplied by `times`, so that float16 can hold them; None for what is not reached.
-        """
-
-    def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
-        """Sums over rows of which the body gave the hidden states: "loss" in nats, what it is "of", "accuracy"."""
-
-
-class LastToken:
-    """Cross-entropy of a float32 head on the last token's hidden state; no vocabulary logits are computed.
-
-    `y` holds class indices (n,) or the classes' probabilities (n, C), `weights` what the loss of each class counts.
-    """
-
-    side_by_side = True
-
-    def __init__(
-        self, head: nn.Linear, y: np.ndarray, lengths: Sequence[int], weights: Sequence[float] | None = None
-    ) -> None:
-        self.head, self.lengths = head, np.asarray(lengths)
-        self.class_weights = None if weights is None else torch.tensor(weights, device=head.weight.device)
-        self.y = torch.as_tensor(y, dtype=torch.float32 if y.ndim == 2 else torch.int64, device=head.weight.device)
-
-    @property
-    def scale(self) -> float:
-        """What the vectors that the head was trained on are, as a multiple of those that `embed` gives."""
-        return 1.0
-
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.head.parameters())
-
-    def count(self, batch: np.ndarray) -> int:
-        return int(self.lengths[batch].sum())
-
-    def gradients(
-        self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray, weights: Weights, times: float
-    ) -> tuple[float, Gradients]:
-        loss = self._loss(self._logits(hidden, rows), self.y[rows]) / len(batch)
-        return loss.item(), torch.autograd.grad(loss * times, weights, allow_unused=True)
-
-    def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
-        logits, y = self._logits(hidden, rows), self.y[rows]
-        loss = self._loss(logits, y).item()
-        own = y.argmax(dim=1) if y.ndim == 2 else y
-        return {"loss": loss, "of": len(rows), "accuracy": int((logits.argmax(dim=1) == own).sum())}
-
-    def _loss(self, logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return nn.functional.cross_entropy(logits, y, weight=self.class_weights, reduction="sum")
-
-    def vectors(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        """What the head reads of each row: float32, (B, H)."""
-        return hidden[torch.arange(len(rows)), torch.as_tensor(self.lengths[rows] - 1)].float()
-
-    def _logits(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        return self.head(self.vectors(hidden, rows))  # (B, n_classes)
-
-
-class MeanToken(LastToken):
-    """The same on the mean over a row's tokens, as `scoring.embed` gives it for an encoder: of length one.
-
-    The head is trained on that vector at the length hidden states commonly have, for from one of length one it learns
-    slowly; its weights are scaled when they are written.
-    """
-
-    @property
-    def scale(self) -> float:
-        return float(self.head.in_features**0.5)
-
-    def vectors(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
-        lengths = torch.as_tensor(self.lengths[rows], device=hidden.device)[:, None]
-        mask = torch.arange(hidden.shape[1], device=hidden.device) < lengths  # (B, T)
-        mean = (hidden.float() * mask.unsqueeze(-1)).sum(1) / lengths
-        return self.scale * nn.functional.normalize(mean, dim=1)
-
-
-class Answers:
-    """Cross-entropy of the model's own head over answers and their ends: one mean over all such tokens of a batch.
-
-    Logits exist for these places alone, some at a time: each chunk's gradient goes to its hidden states at once, and
-    the blocks are passed through once for all.
-    """
-
-    side_by_side = True
-
-    def __init__(self, model: Any, pairs: Sequence[shared.Pair]) -> None:
-        self.head, self.config, self.pairs = model.get_output_embeddings(), model.config, pairs
-
-    def parameters(self) -> list[nn.Parameter]:
-        return []
-
-    def count(self, batch: np.ndarray) -> int:
-        return sum(len(self.pairs[i].target) for i in batch)
-
-    def gradients(
-        self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray, weights: Weights, times: float
-    ) -> tuple[float, Gradients]:
-        picked, token = self._picked(hidden, rows)
-        at_once = self._at_once()
-        total, slopes, of_head = 0.0, [], [None] * len(weights)
-        for states, wanted in zip(picked.detach().split(at_once), token.split(at_once), strict=True):
-            states.requires_grad_(True)
-            logits = scoring.logits_of(self.head, self.config, states)  # (n, V)
-            loss = nn.functional.cross_entropy(logits, wanted, reduction="sum") / self.count(batch)
-            slope, *more = torch.autograd.grad(loss * times, [states, *weights], allow_unused=True)
-            slopes.append(slope)
-            of_head = _added(of_head, more)  # where it is trained too
-            total += loss.item()
-        passed = torch.autograd.grad(picked, weights, torch.cat(slopes), allow_unused=True)
-        return total, _added(of_head, passed)
-
-    def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
-        picked, token = self._picked(hidden, rows)
-        loss = 0.0
-        for states, wanted in zip(picked.split(self._at_once()), token.split(self._at_once()), strict=True):
-            logits = scoring.logits_of(self.head, self.config, states)  # (n, V)
-            loss += nn.functional.cross_entropy(logits, wanted, reduction="sum").item()
-        return {"loss": loss, "of": len(token)}
-
-    def _picked(self, hidden: torch.Tensor, rows: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Hidden states (N, H) at the places of the rows' answers, and the tokens to predict there (N,)."""
-        some = [self.pairs[i] for i in rows]
-        places = [(b, p.start + t, token) for b, p in enumerate(some) for t, token in enumerate(p.target)]
-        row, position, token = (torch.tensor(column, device=hidden.device) for column in zip(*places, strict=True))
-        return hidden[row, position], token
-
-    def _at_once(self) -> int:
-        return max(1, LOGITS_AT_ONCE // int(self.config.vocab_size))
-
-
-def _added(some: Gradients, more: Gradients) -> list[torch.Tensor | None]:
-    return [b if a is None else a if b is None else a.add_(b) for a, b in zip(some, more, strict=True)]
 
 
 def blocks_of(model: nn.Module) -> nn.ModuleList:
@@ -237,7 +87,7 @@ class Loop:
         self.body = scoring.body_of(model)
         self.pad_id, self.config, self.where, self.key = pad_id, config, where, key
         self.border = traits.rope_border(self.body.config)
-        self.attention = quick.Attention(self.body, where)
+        self.attention, self.last = quick.Attention(self.body, where), places.LastBlock(blocks_of(self.body)[-1])
         self.no_cache = {"use_cache": False} if model.get_output_embeddings() is not None else {}  # encoders have none
         named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.lora = list(named.values())
@@ -249,21 +99,39 @@ class Loop:
         self.names = [*named, *(f"objective.{i}" for i in range(len(self.trained) - len(named)))]
         how = {"lr": config.learning_rate, "weight_decay": 0.01, "fused": where.type == "cpu"}  # fewer passes there
         self.optimiser = torch.optim.AdamW(self.trained, **how)
+        self.learning = [*range(len(self.trained))]  # places of those that are not frozen yet
         self.states: prefix.States | None = None  # outputs of the blocks below the first trained one, by row
+        self._around = ExitStack()
         self.recomputes = False
         self.amplified = AMPLIFIED if self.lora[0].dtype == torch.float16 else 1.0
 
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Blocks below the first trained one run once, before the steps, where that can be."""
-        first = len(blocks_of(self.body)) - self.config.last_blocks if self.config.last_blocks else 0
-        self.states = prefix.states_of(self.body, first, self.rows, self.pad_id, self.where, self.key)
-        with self.lanes.opened():
-            if self.states is None:
-                yield
-                return
-            with prefix.only_blocks(self.body, slice(first, None)):
-                yield
+        with self._around, self.lanes.opened():
+            if self.config.first_blocks is not None:
+                self._compute_below(self.config.first_blocks, self.key)
+            yield
+
+    def freeze(self) -> None:
+        """From here on, leave the adapters of all but the last blocks as they are, and run those blocks once."""
+        assert self.config.last_blocks is not None
+        below, digest = list(blocks_of(self.body))[: -self.config.last_blocks], hashlib.sha256()
+        for block in below:
+            for parameter in block.parameters():
+                if parameter.requires_grad:
+                    digest.update(parameter.detach().float().cpu().numpy().tobytes())
+            block.requires_grad_(False)
+        learning = [parameter.requires_grad for parameter in self.lora]
+        self.learning = [i for i in range(len(self.trained)) if i >= len(learning) or learning[i]]
+        self.attention.fit(max(map(len, self.rows)))  # whichever batch was the last one before
+        self._compute_below(self.config.last_blocks, {**self.key, "adapter": digest.hexdigest()}, once=True)
+
+    def _compute_below(self, last_blocks: int, key: Mapping[str, Any], *, once: bool = False) -> None:
+        first = len(blocks_of(self.body)) - last_blocks
+        self.states = prefix.states_of(self.body, first, self.rows, self.pad_id, self.where, key, once=once)
+        if self.states is not None:
+            self._around.enter_context(prefix.only_blocks(self.body, slice(first, None)))
 
     def gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
         """Mean loss of a batch and the norm of its gradients, which are then clipped.
@@ -295,7 +163,9 @@ class Loop:
 
     def _part(self, batch: np.ndarray, rows: np.ndarray) -> tuple[float, Gradients]:
         weights = [*self.lora, *self.objective.parameters()]
-        return self.objective.gradients(self._hidden(rows), rows, batch, weights, self.amplified)
+        weights = [weights[i] for i in self.learning]
+        with self.last.reading(self.objective.places(rows)):
+            return self.objective.gradients(self._hidden(rows), rows, batch, weights, self.amplified)
 
     def update(self, rate: float) -> None:
         """Step the masters, and give the model their values."""
@@ -331,7 +201,9 @@ class Loop:
         sums: dict[str, float] = {}
         for rows in self._parts(np.arange(self.n_train, len(self.rows)), max_tokens):
             self.attention.fit(max(len(self.rows[i]) for i in rows))
-            for name, value in self.objective.measure(self._hidden(rows), rows).items():
+            with self.last.reading(self.objective.places(rows)):
+                found = self.objective.measure(self._hidden(rows), rows)
+            for name, value in found.items():
                 sums[name] = sums.get(name, 0.0) + value
         return {name: value / sums["of"] for name, value in sums.items() if name != "of"}
 
@@ -387,7 +259,8 @@ class Loop:
     @torch.no_grad()
     def _collect(self, slopes: Gradients) -> None:
         """Add gradients to those there are, in few calls: the threads at the other parts want the interpreter too."""
-        reached = [(m, slope) for m, slope in zip(self.trained, slopes, strict=True) if slope is not None]
+        learning = (self.trained[i] for i in self.learning)
+        reached = [(m, slope) for m, slope in zip(learning, slopes, strict=True) if slope is not None]
         known = [(m.grad, slope) for m, slope in reached if m.grad is not None]
         if known:
             torch._foreach_add_(*map(list, zip(*known, strict=True)))

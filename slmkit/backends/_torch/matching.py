@@ -19,7 +19,7 @@ from torch import nn
 
 from slmkit.assets import ModelSource
 from slmkit.backends import _shared as shared
-from slmkit.backends._torch import depth, loading, loop, scoring, training, traits
+from slmkit.backends._torch import depth, loading, objectives, scoring, training, traits
 from slmkit.backends._torch import device as devices
 from slmkit.backends.base import LoRAConfig, Progress, Watch
 from slmkit.errors import InputError, SlmkitError
@@ -43,9 +43,12 @@ class Match:
     def count(self, batch: np.ndarray) -> int:
         return sum(self.told[i].shape[1] for i in batch)
 
+    def places(self, rows: np.ndarray) -> None:
+        return None
+
     def gradients(
-        self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray, weights: loop.Weights, times: float
-    ) -> tuple[float, loop.Gradients]:
+        self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray, weights: objectives.Weights, times: float
+    ) -> tuple[float, objectives.Gradients]:
         loss = self._sum(hidden, rows) / self.count(batch)
         return loss.item(), torch.autograd.grad(loss * times, weights, allow_unused=True)
 

@@ -26,7 +26,7 @@ from slmkit.backends import _completions as completions
 from slmkit.backends import _course as course
 from slmkit.backends import _shared as shared
 from slmkit.backends._torch import device as devices
-from slmkit.backends._torch import full, loading, loop, products, quick
+from slmkit.backends._torch import full, loading, loop, objectives, products, quick
 from slmkit.backends.base import LoRAConfig, Progress, Watch
 from slmkit.errors import AssetError, InputError, SlmkitError
 
@@ -83,7 +83,7 @@ def train(
     more, known = watch.held_out or ((), ())
     rows = shared.encode(opened.tokenizer, [*texts, *more], config.max_length, opened.context)
     targets = shared.targets(y, known, n_classes)
-    reads: type[loop.LastToken] = loop.MeanToken if source.kind == "encoder" else loop.LastToken
+    reads: type[objectives.LastToken] = objectives.MeanToken if source.kind == "encoder" else objectives.LastToken
     objective = reads(head, targets, [len(row) for row in rows], config.class_weights)
     history = _fit(opened, rows, targets, len(texts), objective, config, out, callback, watch)
     weight = head.weight.detach().cpu() * objective.scale
@@ -116,7 +116,7 @@ def train_completion(
         max_length=min(config.max_length, opened.context or config.max_length),
     )
     rows, starts = [pair.read for pair in pairs], [pair.start for pair in pairs]
-    return _fit(opened, rows, starts, n_train, loop.Answers(base, pairs), config, out, callback, watch)
+    return _fit(opened, rows, starts, n_train, objectives.Answers(base, pairs), config, out, callback, watch)
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _fit(
     rows: Sequence[Sequence[int]],
     targets: Sequence[Any] | np.ndarray,
     n_train: int,
-    objective: loop.Objective,
+    objective: objectives.Objective,
     config: LoRAConfig,
     out: Path,
     callback: Progress | None,
@@ -194,7 +194,8 @@ def _with_lora(model: nn.Module, config: LoRAConfig, dtype: torch.dtype) -> Peft
     chosen = None
     if config.last_blocks is not None:
         loop.last_of(model, config.last_blocks)
-        chosen = list(range(n_blocks - config.last_blocks, n_blocks))
+    if config.first_blocks is not None:
+        chosen = list(range(n_blocks - config.first_blocks, n_blocks))
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
