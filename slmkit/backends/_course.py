@@ -266,9 +266,7 @@ class Course:
         if after is None or self._frozen:
             return
         if self.step >= round(after * math.ceil(len(self.lengths) / self.config.batch_size)):
-            log.info(
-                "step %d: only the last %d blocks are trained from here on", self.step + 1, self.config.last_blocks
-            )
+            log.info("step %d: blocks below the last %d are frozen", self.step + 1, self.config.last_blocks)
             self.learner.freeze()
             self._frozen = True
 

@@ -75,7 +75,8 @@ def config_problems(config: LoRAConfig) -> list[str]:
     if config.last_blocks is not None and config.last_blocks < 1:
         wrong.append(f"last_blocks must be at least 1, or None for all; got {config.last_blocks!r}")
     if config.freeze_after is not None and (config.last_blocks is None or config.trains != "adapter"):
-        wrong.append("freeze_after goes with last_blocks, which says what is trained from then on, and with adapters")
+        got = f"last_blocks={config.last_blocks!r} and trains={config.trains!r}"
+        wrong.append(f"freeze_after needs last_blocks (method last-k), the blocks that go on, and adapters; got {got}")
     if config.freeze_after is not None and not 0 < config.freeze_after < config.epochs:
         wrong.append(f"freeze_after must lie between 0 and the {config.epochs:g} epochs; got {config.freeze_after!r}")
     return wrong

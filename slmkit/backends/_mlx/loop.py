@@ -5,7 +5,7 @@ Lower blocks that do not train run in every epoch: mlx-lm's models have no place
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map, tree_map_with_path
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path, tree_unflatten
 
 from slmkit.backends import _shared as shared
 from slmkit.backends._mlx.phi3 import border_of, read_as
@@ -39,8 +39,9 @@ class Loop:
     def __init__(self, learner: Any, rows: Sequence[Sequence[int]], n_train: int, config: LoRAConfig) -> None:
         self.learner, self.rows, self.n_train = learner, rows, n_train
         self.border = border_of(learner.net)
-        self.last_blocks = config.last_blocks or len(learner.net.layers)
+        self.last_blocks, self.freezes = config.last_blocks, config.freeze_after is not None
         self.optimiser = optim.AdamW(learning_rate=config.learning_rate, weight_decay=0.0, bias_correction=True)
+        self.names = {path for path, _ in tree_flatten(learner.trainable_parameters())}
         self.value_and_grad = nn.value_and_grad(learner, learner.loss)
         self._gradients: Any = None
 
@@ -52,6 +53,7 @@ class Loop:
             yield
         finally:
             self.learner.eval()
+            self._let_lower_blocks(nn.Module.unfreeze)
 
     def gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
         """Mean loss of a batch and the norm of its gradients, which are then clipped."""
@@ -72,8 +74,11 @@ class Loop:
 
     def freeze(self) -> None:
         """From here on, leave the adapters of all but the last blocks as they are."""
-        for block in self.learner.net.layers[: -self.last_blocks]:
-            block.freeze()
+        self._let_lower_blocks(nn.Module.freeze)
+
+    def _let_lower_blocks(self, way: Callable[..., Any]) -> None:
+        for block in self.learner.net.layers[: -self.last_blocks] if self.freezes else []:
+            way(block, keys=["lora_a", "lora_b"])
 
     def free(self) -> None:
         """Forget the gradients."""
@@ -99,7 +104,7 @@ class Loop:
 
     def weights(self) -> dict[str, np.ndarray]:
         """The trained weights, copied."""
-        return _copied(self.learner.trainable_parameters())
+        return _copied(self._trained())
 
     def moments(self) -> dict[str, np.ndarray]:
         """The optimiser's state, copied."""
@@ -107,7 +112,7 @@ class Loop:
 
     def restore(self, weights: Mapping[str, np.ndarray], moments: Mapping[str, np.ndarray] | None = None) -> None:
         """Put weights back, and the optimiser's state if it is given."""
-        own = self.learner.trainable_parameters()
+        own = self._trained()
         self.learner.update(tree_map_with_path(lambda path, a: mx.array(weights[path]).astype(a.dtype), own))
         if moments:
             self.optimiser.init(own)
@@ -117,8 +122,12 @@ class Loop:
 
     def held_bytes(self) -> int:
         """Bytes of the trained weights and the optimiser's state."""
-        trees = (self.learner.trainable_parameters(), self.optimiser.state)
+        trees = (self._trained(), self.optimiser.state)
         return sum(array.nbytes for tree in trees for _, array in tree_flatten(tree))
+
+    def _trained(self) -> Any:
+        """All that is trained in the course of the training, whether it is frozen by now or not."""
+        return tree_unflatten([(path, a) for path, a in tree_flatten(self.learner.parameters()) if path in self.names])
 
     def _parts(self, rows: np.ndarray, max_tokens: int) -> Iterator[tuple[np.ndarray, mx.array]]:
         """Micro-batches: which rows, and their tokens (B, T)."""
