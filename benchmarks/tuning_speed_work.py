@@ -25,7 +25,7 @@ def own(train: Rows, test: Rows, how: dict[str, Any]) -> dict[str, Any]:
     from slmkit import LoRAClassifier
 
     names = ["rank", "alpha", "epochs", "learning_rate", "batch_size", "max_length", "last_blocks", "seed"]
-    names += ["max_batch_tokens", "freeze_after"]
+    names += ["max_batch_tokens"]
     model = LoRAClassifier(how["model"], **{name: how[name] for name in names})
     model.fit(train["text"], train["label"])
     fitted = time.perf_counter()
@@ -48,12 +48,14 @@ def peer(train: Rows, test: Rows, how: dict[str, Any]) -> dict[str, Any]:
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     linear = {name.rsplit(".", 1)[-1] for name, m in model.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    blocks = model.config.num_hidden_layers
     lora = LoraConfig(
         task_type="SEQ_CLS",
         r=how["rank"],
         lora_alpha=how["alpha"],
         lora_dropout=0.0,
         target_modules=sorted(linear),
+        layers_to_transform=list(range(blocks - how["last_blocks"], blocks)) if how["last_blocks"] else None,
     )
     model = get_peft_model(model, lora)
 

@@ -96,7 +96,6 @@ def finetune(
     train: int | None = None,
     test_share: float = 0.2,
     last_blocks: int | None = None,
-    freeze_after: float | None = None,
     epochs: float = 3,
     learning_rate: float | None = None,
     rank: int = 16,
@@ -138,9 +137,6 @@ def finetune(
     last_blocks : int or None
         Blocks that "last-k" adapts; None takes 8, or half of a model with fewer than 16. With "full" the weights of
         that many last blocks are trained; None trains all there are, embedding and head included.
-    freeze_after : float or None
-        With "last-k": adapt all blocks for so many epochs first, and only then the last ones alone. Nearer to "lora" in
-        what is learned, between the two in time.
     learning_rate : float or None
         Peak of the schedule; None takes the method's own, 5e-4 for adapters and 1e-4 for weights. Too high and the
         loss jumps or becomes no number, too low and little is learned in the epochs there are.
@@ -184,8 +180,7 @@ def finetune(
     rows = [*_parted(split.train, validation_share if early_stopping else None, seed), split.test]
     config = LoRAConfig(
         rank=rank, alpha=alpha, epochs=epochs, learning_rate=ways.rate(method, learning_rate), batch_size=batch_size,
-        last_blocks=last_blocks, freeze_after=freeze_after, max_length=max_length, max_batch_tokens=max_batch_tokens,
-        seed=seed, trains=way.trains,
+        last_blocks=last_blocks, max_length=max_length, max_batch_tokens=max_batch_tokens, seed=seed, trains=way.trains,
     )  # fmt: skip
     about: dict[str, Any] = {"slmkit": slmkit.__version__, "model": source.name, "revision": source.revision}
     about |= {"bits": bits, "method": method, "config": asdict(config), "data": _about_data(data)}
@@ -193,8 +188,7 @@ def finetune(
     if ended is not None:
         return _as_before(folder, ended, about)
     width = max(max_batch_tokens, max_length)  # a row beyond the budget is a batch of its own
-    needs: dict[str, Any] = {"batch_tokens": width, "last_blocks": config.first_blocks, "rank": rank}
-    needs["backend"] = backend
+    needs: dict[str, Any] = {"batch_tokens": width, "last_blocks": last_blocks, "rank": rank, "backend": backend}
     lean = estimate.check_training(source, bits, full=way.trains == "weights", **needs)
     engine, source = backends.engine_for(source, backend), backends.prepare(source)
     learned, checked, held_out = (_answers(engine, source, part) for part in rows)

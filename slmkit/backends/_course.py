@@ -52,9 +52,6 @@ class Learner(Protocol):
     def free(self) -> None:
         """Forget gradients, those of half a batch too."""
 
-    def freeze(self) -> None:
-        """From here on, leave the adapters of all but the last blocks as they are."""
-
     def recompute(self) -> bool:
         """Keep less for the way back, and compute it anew; False where that is done already, or cannot be."""
 
@@ -171,7 +168,7 @@ class Course:
         self.budget = self.config.max_batch_tokens
         self.best: dict[str, float] | None = None  # step and loss of the epoch with the lowest loss on held-out rows
         self.best_weights: Arrays = {}
-        self.over = self.recomputes = self._frozen = False
+        self.over = self.recomputes = False
         self._store: checkpoints.Store | None = None
         self._undo: Arrays | None = None  # weights of before the last step
         self._whole, self._saved, self._next_save_s = True, 0, time.perf_counter() + self.watch.every_s
@@ -235,7 +232,6 @@ class Course:
             self._save()
         while self._goes_on():
             epoch, batch = self.plan[self.step]
-            self._freeze_if_it_is_time()
             rate = shared.rate_of(self.step, len(self.plan), self.config)
             loss, norm = self._within_memory(batch, partial(self.learner.gradients, batch))
             losses = [*(entry["loss"] for entry in self.history.entries), loss]
@@ -260,15 +256,6 @@ class Course:
                 self._save()
         if self.step > self._saved:
             self._save()
-
-    def _freeze_if_it_is_time(self) -> None:
-        after = self.config.freeze_after
-        if after is None or self._frozen:
-            return
-        if self.step >= round(after * math.ceil(len(self.lengths) / self.config.batch_size)):
-            log.info("step %d: blocks below the last %d are frozen", self.step + 1, self.config.last_blocks)
-            self.learner.freeze()
-            self._frozen = True
 
     def _within_memory(self, batch: np.ndarray, work: Callable[[int], T]) -> T:
         """Do it with as many tokens at once as memory bears; what it has done in vain is forgotten."""

@@ -62,9 +62,9 @@ class Watch:
     patience : int or None
         Epochs without a lower loss on the held-out rows after which the training ends; None goes through all.
     recompute : bool
-        Keep of each trained block its input alone and compute the rest anew on the way back, where the engine can: far
-        less memory for one more forward pass (a step with adapters takes half as long again), and the same gradients.
-        Without it this begins when memory runs out with a single row.
+        Keep of each trained block its input alone and compute the rest anew on the way back: far less memory for one
+        more forward pass (a step with adapters takes half as long again), and the same gradients. Without it this
+        begins when memory runs out with a single row.
     """
 
     checkpoints: Path | None = None

@@ -74,11 +74,6 @@ def config_problems(config: LoRAConfig) -> list[str]:
         wrong.append(f"trains must be one of {', '.join(TRAINS)}; got {config.trains!r}")
     if config.last_blocks is not None and config.last_blocks < 1:
         wrong.append(f"last_blocks must be at least 1, or None for all; got {config.last_blocks!r}")
-    if config.freeze_after is not None and (config.last_blocks is None or config.trains != "adapter"):
-        got = f"last_blocks={config.last_blocks!r} and trains={config.trains!r}"
-        wrong.append(f"freeze_after needs last_blocks (method last-k), the blocks that go on, and adapters; got {got}")
-    if config.freeze_after is not None and not 0 < config.freeze_after < config.epochs:
-        wrong.append(f"freeze_after must lie between 0 and the {config.epochs:g} epochs; got {config.freeze_after!r}")
     return wrong
 
 

@@ -45,10 +45,6 @@ class LoRAConfig:
     last_blocks : int or None
         Train only the last k blocks: quicker, often as accurate. None trains all, and where weights are trained the
         embedding and the head over the vocabulary (if the loss needs it) with them.
-    freeze_after : float or None
-        With `last_blocks` and adapters: all blocks are trained for so many epochs, and from there on the last ones
-        alone (Liu et al. 2021, arXiv 2102.01386). Lower blocks learn early and change little later; once they are
-        frozen, what they put out is computed once, where the engine can do that. None freezes them from the start.
     max_length : int
         Tokens kept of each text; the rest is cut at the end.
     max_batch_tokens : int
@@ -71,18 +67,12 @@ class LoRAConfig:
     learning_rate: float = 5e-4
     batch_size: int = 16
     last_blocks: int | None = None
-    freeze_after: float | None = None
     max_length: int = 256
     max_batch_tokens: int = 512
     seed: int = 0
     lowest_rate: float | None = None
     class_weights: Sequence[float] | None = None
     trains: str = "adapter"
-
-    @property
-    def first_blocks(self) -> int | None:
-        """`last_blocks` of those that are trained at the start: None where all are."""
-        return None if self.freeze_after is not None else self.last_blocks
 
 
 class LanguageModel(ABC):

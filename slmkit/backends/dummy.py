@@ -318,9 +318,6 @@ class _Head:
     def free(self) -> None:
         pass
 
-    def freeze(self) -> None:
-        pass  # it has no blocks
-
     def recompute(self) -> bool:
         return False  # it keeps nothing
 

@@ -59,7 +59,7 @@ class LoRAClassifier(ModelClassifier):
         Tokens, padding included, that the model is trained on at once: more is quicker and takes more memory, and
         `batch_size` and the result stay the same but for rounding. None takes 1024 where such a training is estimated
         to need at most half of the memory this process may use, and 512 elsewhere.
-    epochs, rank, alpha, batch_size, last_blocks, freeze_after, seed
+    epochs, rank, alpha, batch_size, last_blocks, seed
         See `slmkit.backends.base.LoRAConfig`.
     checks : bool
         Whether `fit` looks for silent mistakes before and after the training (`slmkit.guard`): seconds, since the model
@@ -100,7 +100,6 @@ class LoRAClassifier(ModelClassifier):
         "class_weight": None,
         "early_stopping": False,
         "validation_share": 0.1,
-        "freeze_after": None,
     }
 
     def __init__(
@@ -122,7 +121,6 @@ class LoRAClassifier(ModelClassifier):
         class_weight: str | None = None,
         early_stopping: bool = False,
         validation_share: float = 0.1,
-        freeze_after: float | None = None,
     ) -> None:
         self.model = model
         self.bits = bits
@@ -141,7 +139,6 @@ class LoRAClassifier(ModelClassifier):
         self.class_weight = class_weight
         self.early_stopping = early_stopping
         self.validation_share = validation_share
-        self.freeze_after = freeze_after
 
     @classmethod
     def settled(cls, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -164,12 +161,11 @@ class LoRAClassifier(ModelClassifier):
             learned, checked = recipe.validation(
                 texts, likeliest, self.classes_.tolist(), self.validation_share, self.seed, self.groups
             )
-        first = None if self.freeze_after is not None else blocks
         source = backends.prepare(source)
         self.max_length_ = own["max_length"] = recipe.max_length(self.max_length, engine, source, texts)
         longest = max(map(len, texts), default=0)
-        self.max_batch_tokens_ = own["max_batch_tokens"] = self._tokens_at_once(source, bits, first, longest)
-        lean = self._check_fits(source, bits, first, longest)
+        self.max_batch_tokens_ = own["max_batch_tokens"] = self._tokens_at_once(source, bits, blocks, longest)
+        lean = self._check_fits(source, bits, blocks, longest)
         config = LoRAConfig(**{name: own[name] for name in LoRAConfig.__dataclass_fields__ if name in own})
         held_out = ([texts[i] for i in checked], likeliest[checked].tolist()) if len(checked) else None
         texts, codes = [texts[i] for i in learned], codes[learned]

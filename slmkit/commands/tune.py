@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from slmkit.errors import InputError
-
 if TYPE_CHECKING:
     from slmkit.console import Lines
     from slmkit.finetune import Tuned
@@ -41,9 +39,6 @@ def tune(
         float | None, typer.Option("--learning-rate", "--lr", help="Its peak; the method's own by default.")
     ] = None,
     last_k: Annotated[int | None, typer.Option(metavar="K", help="Blocks that last-k adapts, or full trains.")] = None,
-    freeze_after: Annotated[
-        float | None, typer.Option(metavar="E", help="With last-k: adapt all blocks for E epochs before.")
-    ] = None,
     balanced: Annotated[bool, typer.Option("--balanced", help="Labels: rows of rare classes count for more.")] = False,
     early_stopping: Annotated[
         bool, typer.Option("--early-stopping", help="End when the loss on rows held back from those to learn rises.")
@@ -78,13 +73,11 @@ def tune(
         lines.lasting(f"goes on from step {found[0]} of {found[1]} ({partial})")
     how: dict[str, Any] = {"bits": bits, "epochs": epochs, "learning_rate": learning_rate, "last_blocks": last_k}
     how |= {"seed": seed, "train": train, "backend": backend, "keep_partial": keep_partial}
-    how |= {"early_stopping": early_stopping, "freeze_after": freeze_after}
+    how["early_stopping"] = early_stopping
     how["progress"] = lambda event: lines.passing(about({"event": "tune", **event}))
     labels: dict[str, Any] = {"text_column": text_column, "label_column": label_column}
     labels |= {"class_weight": "balanced" if balanced else None}
     try:
-        if search and freeze_after is not None:
-            raise InputError("--freeze-after does not go with --search, whose trials adapt the same blocks throughout")
         for given, first in ((find_lr, _with_rate), (search, _with_search)):
             if given:
                 how |= first(model, data, out, {**how, "method": method, "n": search}, labels, lines)

@@ -153,7 +153,7 @@ def estimate(
     )  # fmt: skip
     limits = fits.limits_of(None if limit_bytes is None else (limit_bytes, "given"))
     lean = replace(use, recompute=True)
-    if fits.can_recompute(use) and not fits.within(net, use, limits) and fits.within(net, lean, limits):
+    if use.trains and not fits.within(net, use, limits) and fits.within(net, lean, limits):
         use = lean  # as a training then does
     return Estimate(
         network=net,

@@ -182,7 +182,7 @@ def check_training(model: Model, bits: int, *, limit: tuple[int, str] | None = N
     if isinstance(model, ModelSource) and model.revision == "builtin":
         return False
     use = usage(bits, training=True, **how)
-    lean = not within(network_of(model), use, limits_of(limit)) and can_recompute(use)
+    lean = not within(network_of(model), use, limits_of(limit))
     check_fits(model, bits, limit=limit, training=True, recompute=lean, **how)
     return lean
 
@@ -199,11 +199,6 @@ def training_tokens(model: Model, bits: int, *, limit: tuple[int, str] | None = 
     limits = limits_of(limit).items()
     roomy = all(2 * parts.total(found, place) <= allowed for place, (allowed, _) in limits)
     return parts.ROOMY_TOKENS if roomy else MICRO_TOKENS
-
-
-def can_recompute(use: Use) -> bool:
-    """Whether the engine of a training can compute blocks anew on the way back: torch can."""
-    return use.trains and use.torch and use.device != "metal"
 
 
 def largest_that_fits(

@@ -57,8 +57,7 @@ def trial(plan: Plan) -> list[Finding]:
     some = [int(i) for i in order[len(order) // 4 :][:TRIAL_ROWS]]  # short ones, but not the empty
     y = None if plan.y is None else np.asarray(plan.y)[some]
     answers = None if plan.answers is None else [plan.answers[i] for i in some]
-    start: dict[str, Any] = {"last_blocks": plan.config.first_blocks, "freeze_after": None}
-    config = replace(plan.config, epochs=1, batch_size=max(1, len(some) // TRIAL_STEPS), **start)
+    config = replace(plan.config, epochs=1, batch_size=max(1, len(some) // TRIAL_STEPS))
     small = replace(plan, texts=[plan.texts[i] for i in some], codes=y, proba=None, answers=answers, config=config)
     with tempfile.TemporaryDirectory(prefix="slmkit-trial-") as name:
         folder = Path(name)

@@ -287,9 +287,7 @@ def lines(plan: Plan, todo: Sequence[tuple[Step, float, int]]) -> list[str]:
 def _sizes(params: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments of LoRA that decide its memory, named as `estimate` names them; the length of a text only where a
     single one may be longer than a batch."""
-    names = {"max_batch_tokens": "batch_tokens", "rank": "rank"}
-    if params.get("freeze_after") is None:  # with it all blocks are trained at first
-        names["last_blocks"] = "last_blocks"
+    names = {"max_batch_tokens": "batch_tokens", "last_blocks": "last_blocks", "rank": "rank"}
     if "max_batch_tokens" in params and (params.get("max_length") or 0) > (params["max_batch_tokens"] or 0):
         names["max_length"] = "seq"
     return {ours: params[theirs] for theirs, ours in names.items() if params.get(theirs) is not None}
@@ -319,7 +317,7 @@ def _settled(params: dict[str, Any], source: ModelSource, bits: int, backend: st
     unknown_size = source.folder == NOWHERE and source.name not in catalog.MODELS
     if params.get("max_batch_tokens", 0) is not None or unknown_size:
         return params
-    how = {name: size for name, size in _sizes(params).items() if name != "seq"} | {"backend": backend}
+    how = {"last_blocks": params.get("last_blocks"), "rank": params["rank"], "backend": backend}
     return params | {"max_batch_tokens": estimate.training_tokens(source, bits, **how)}
 
 

@@ -89,7 +89,7 @@ class Rows:
     def check_fits(self, source: ModelSource, bits: int, config: LoRAConfig, backend: str | None) -> bool:
         """As `estimate.check_training`."""
         width = max(config.max_batch_tokens, config.max_length)
-        how: dict[str, Any] = {"last_blocks": config.first_blocks, "rank": config.rank, "backend": backend}
+        how: dict[str, Any] = {"last_blocks": config.last_blocks, "rank": config.rank, "backend": backend}
         return estimate.check_training(source, bits, full=config.trains == "weights", batch_tokens=width, **how)
 
 

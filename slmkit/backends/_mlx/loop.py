@@ -5,15 +5,16 @@ Lower blocks that do not train run in every epoch: mlx-lm's models have no place
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
 import numpy as np
-from mlx.utils import tree_flatten, tree_map, tree_map_with_path, tree_unflatten
+from mlx.utils import tree_flatten, tree_map, tree_map_with_path
 
 from slmkit.backends import _shared as shared
 from slmkit.backends._mlx.phi3 import border_of, read_as
@@ -39,11 +40,10 @@ class Loop:
     def __init__(self, learner: Any, rows: Sequence[Sequence[int]], n_train: int, config: LoRAConfig) -> None:
         self.learner, self.rows, self.n_train = learner, rows, n_train
         self.border = border_of(learner.net)
-        self.last_blocks, self.freezes = config.last_blocks, config.freeze_after is not None
         self.optimiser = optim.AdamW(learning_rate=config.learning_rate, weight_decay=0.0, bias_correction=True)
-        self.names = {path for path, _ in tree_flatten(learner.trainable_parameters())}
         self.value_and_grad = nn.value_and_grad(learner, learner.loss)
         self._gradients: Any = None
+        self.recomputes = False
 
     @contextmanager
     def ready(self) -> Iterator[None]:
@@ -53,13 +53,14 @@ class Loop:
             yield
         finally:
             self.learner.eval()
-            self._let_lower_blocks(nn.Module.unfreeze)
 
     def gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
         """Mean loss of a batch and the norm of its gradients, which are then clipped."""
         loss, total = 0.0, None
+        own = self.learner.trainable_parameters()
         for some, tokens in self._parts(batch, max_tokens):
             value, grads = self.value_and_grad(tokens, some, batch)
+            self.learner.update(own)  # a block that was computed anew holds what it was given for that
             total = grads if total is None else tree_map(mx.add, total, grads)
             mx.eval(value, total)
             loss += value.item()
@@ -72,22 +73,23 @@ class Loop:
         self.optimiser.update(self.learner, self._gradients)
         mx.eval(self.learner.trainable_parameters(), self.optimiser.state)
 
-    def freeze(self) -> None:
-        """From here on, leave the adapters of all but the last blocks as they are."""
-        self._let_lower_blocks(nn.Module.freeze)
-
-    def _let_lower_blocks(self, way: Callable[..., Any]) -> None:
-        for block in self.learner.net.layers[: -self.last_blocks] if self.freezes else []:
-            way(block, keys=["lora_a", "lora_b"])
-
     def free(self) -> None:
         """Forget the gradients."""
         self._gradients = None
         mx.clear_cache()
 
     def recompute(self) -> bool:
-        """Nothing: mlx-lm computes blocks anew for all models of a class at once, or not at all."""
-        return False
+        """Keep of every trained block its input alone, and compute the rest anew on the way back; False if that is so.
+
+        Chen et al. 2016, arXiv 1604.06174.
+        """
+        if self.recomputes:
+            return False
+        for block in self.learner.net.layers:
+            if tree_flatten(block.trainable_parameters()):
+                block.__class__ = _computed_anew(type(block))
+        self.recomputes = True
+        return True
 
     def count(self, batch: np.ndarray) -> int:
         """Tokens of a batch that are spoken of as trained on."""
@@ -104,7 +106,7 @@ class Loop:
 
     def weights(self) -> dict[str, np.ndarray]:
         """The trained weights, copied."""
-        return _copied(self._trained())
+        return _copied(self.learner.trainable_parameters())
 
     def moments(self) -> dict[str, np.ndarray]:
         """The optimiser's state, copied."""
@@ -112,7 +114,7 @@ class Loop:
 
     def restore(self, weights: Mapping[str, np.ndarray], moments: Mapping[str, np.ndarray] | None = None) -> None:
         """Put weights back, and the optimiser's state if it is given."""
-        own = self._trained()
+        own = self.learner.trainable_parameters()
         self.learner.update(tree_map_with_path(lambda path, a: mx.array(weights[path]).astype(a.dtype), own))
         if moments:
             self.optimiser.init(own)
@@ -122,12 +124,8 @@ class Loop:
 
     def held_bytes(self) -> int:
         """Bytes of the trained weights and the optimiser's state."""
-        trees = (self._trained(), self.optimiser.state)
+        trees = (self.learner.trainable_parameters(), self.optimiser.state)
         return sum(array.nbytes for tree in trees for _, array in tree_flatten(tree))
-
-    def _trained(self) -> Any:
-        """All that is trained in the course of the training, whether it is frozen by now or not."""
-        return tree_unflatten([(path, a) for path, a in tree_flatten(self.learner.parameters()) if path in self.names])
 
     def _parts(self, rows: np.ndarray, max_tokens: int) -> Iterator[tuple[np.ndarray, mx.array]]:
         """Micro-batches: which rows, and their tokens (B, T)."""
@@ -136,6 +134,21 @@ class Loop:
             some = rows[part]
             read_as(self.learner.net, max(lengths[i] for i in part))
             yield some, mx.array(shared.pad_right([self.rows[i] for i in some]))
+
+
+@cache
+def _computed_anew(kind: type) -> type:
+    """A kind of block like the one given, that is called through `mx.checkpoint`; mlx-lm's way changes the kind itself,
+    for every model there is."""
+
+    def call(block: Any, *args: Any, **kwargs: Any) -> Any:
+        def run(trained: Any, *args: Any, **kwargs: Any) -> Any:
+            block.update(trained)
+            return kind.__call__(block, *args, **kwargs)  # type: ignore[operator]
+
+        return mx.checkpoint(run)(block.trainable_parameters(), *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"__call__": call})
 
 
 def _copied(tree: Any) -> dict[str, np.ndarray]:

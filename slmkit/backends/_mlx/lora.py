@@ -191,7 +191,7 @@ def computed_in(net: Any) -> str:
 
 def add_lora(net: Any, config: LoRAConfig) -> dict[str, Any]:
     """Freeze the model, put LoRA on every linear layer of its last blocks, and return mlx-lm's settings for it."""
-    n_blocks = min(config.first_blocks or len(net.layers), len(net.layers))
+    n_blocks = min(config.last_blocks or len(net.layers), len(net.layers))
     kinds = (nn.Linear, nn.QuantizedLinear)
     keys = sorted({name for block in net.layers for name, module in block.named_modules() if isinstance(module, kinds)})
     lora = {"rank": config.rank, "scale": config.alpha / config.rank, "dropout": 0.0, "keys": keys}

@@ -8,10 +8,9 @@ loss is amplified before its gradients are taken.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -99,39 +98,21 @@ class Loop:
         self.names = [*named, *(f"objective.{i}" for i in range(len(self.trained) - len(named)))]
         how = {"lr": config.learning_rate, "weight_decay": 0.01, "fused": where.type == "cpu"}  # fewer passes there
         self.optimiser = torch.optim.AdamW(self.trained, **how)
-        self.learning = [*range(len(self.trained))]  # places of those that are not frozen yet
         self.states: prefix.States | None = None  # outputs of the blocks below the first trained one, by row
-        self._around = ExitStack()
         self.recomputes = False
         self.amplified = AMPLIFIED if self.lora[0].dtype == torch.float16 else 1.0
 
     @contextmanager
     def ready(self) -> Iterator[None]:
         """Blocks below the first trained one run once, before the steps, where that can be."""
-        with self._around, self.lanes.opened():
-            if self.config.first_blocks is not None:
-                self._compute_below(self.config.first_blocks, self.key)
-            yield
-
-    def freeze(self) -> None:
-        """From here on, leave the adapters of all but the last blocks as they are, and run those blocks once."""
-        assert self.config.last_blocks is not None
-        below, digest = list(blocks_of(self.body))[: -self.config.last_blocks], hashlib.sha256()
-        for block in below:
-            for parameter in block.parameters():
-                if parameter.requires_grad:
-                    digest.update(parameter.detach().float().cpu().numpy().tobytes())
-            block.requires_grad_(False)
-        learning = [parameter.requires_grad for parameter in self.lora]
-        self.learning = [i for i in range(len(self.trained)) if i >= len(learning) or learning[i]]
-        self.attention.fit(max(map(len, self.rows)))  # whichever batch was the last one before
-        self._compute_below(self.config.last_blocks, {**self.key, "adapter": digest.hexdigest()}, once=True)
-
-    def _compute_below(self, last_blocks: int, key: Mapping[str, Any], *, once: bool = False) -> None:
-        first = len(blocks_of(self.body)) - last_blocks
-        self.states = prefix.states_of(self.body, first, self.rows, self.pad_id, self.where, key, once=once)
-        if self.states is not None:
-            self._around.enter_context(prefix.only_blocks(self.body, slice(first, None)))
+        first = len(blocks_of(self.body)) - self.config.last_blocks if self.config.last_blocks else 0
+        self.states = prefix.states_of(self.body, first, self.rows, self.pad_id, self.where, self.key)
+        with self.lanes.opened():
+            if self.states is None:
+                yield
+                return
+            with prefix.only_blocks(self.body, slice(first, None)):
+                yield
 
     def gradients(self, batch: np.ndarray, max_tokens: int) -> tuple[float, float]:
         """Mean loss of a batch and the norm of its gradients, which are then clipped.
@@ -163,7 +144,6 @@ class Loop:
 
     def _part(self, batch: np.ndarray, rows: np.ndarray) -> tuple[float, Gradients]:
         weights = [*self.lora, *self.objective.parameters()]
-        weights = [weights[i] for i in self.learning]
         with self.last.reading(self.objective.places(rows)):
             return self.objective.gradients(self._hidden(rows), rows, batch, weights, self.amplified)
 
@@ -259,8 +239,7 @@ class Loop:
     @torch.no_grad()
     def _collect(self, slopes: Gradients) -> None:
         """Add gradients to those there are, in few calls: the threads at the other parts want the interpreter too."""
-        learning = (self.trained[i] for i in self.learning)
-        reached = [(m, slope) for m, slope in zip(learning, slopes, strict=True) if slope is not None]
+        reached = [(m, slope) for m, slope in zip(self.trained, slopes, strict=True) if slope is not None]
         known = [(m.grad, slope) for m, slope in reached if m.grad is not None]
         if known:
             torch._foreach_add_(*map(list, zip(*known, strict=True)))

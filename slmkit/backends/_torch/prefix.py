@@ -24,20 +24,12 @@ from slmkit.backends._torch import scoring, traits
 log = logging.getLogger(__name__)
 CUTTABLE = {"llama", "mistral", "phi3"}
 MEMORY_BYTES = 1 << 30  # of hidden states held in memory where they cannot be kept on the disk
-FEW_BYTES = 1 << 27  # that are not worth the disk where one run alone can use them
 SEGMENT_BYTES = 1 << 26  # of states computed before they are written
 States = Callable[[int], torch.Tensor]  # of a row by its number: (T, H)
 
 
 def states_of(
-    body: nn.Module,
-    first_trained: int,
-    rows: Sequence[Sequence[int]],
-    pad_id: int,
-    device: torch.device,
-    key: Any,
-    *,
-    once: bool = False,
+    body: nn.Module, first_trained: int, rows: Sequence[Sequence[int]], pad_id: int, device: torch.device, key: Any
 ) -> States | None:
     """Outputs of the blocks below `first_trained` for each row of token ids, or None where every epoch computes them.
 
@@ -51,8 +43,6 @@ def states_of(
     device : torch.device
     key : mapping
         What tells this model from others, see `_states.Store`.
-    once : bool
-        Whether no later run can use them, since the blocks were trained: few are then held in memory.
     """
     config: Any = body.config
     if not first_trained or config.model_type not in CUTTABLE:
@@ -60,17 +50,6 @@ def states_of(
     dtype = next(p.dtype for p in body.parameters() if p.is_floating_point())
     width = config.hidden_size * dtype.itemsize
     known = [tuple(row) for row in rows]
-    whole = sum(map(len, set(known))) * width
-
-    def held() -> States:
-        found: dict[Row, torch.Tensor] = {}
-        for batch in lower_states(body, first_trained, list(dict.fromkeys(known)), pad_id, device):
-            found |= batch
-        return lambda i: found[known[i]]
-
-    if once and whole <= FEW_BYTES:
-        log.info("states below block %d of %d rows are held in memory: %.1f MB", first_trained, len(known), whole / 1e6)
-        return held()
     store = Store({**key, "blocks": first_trained, "dtype": str(dtype), "device": device.type}, width)
     missing = store.look(known)
     n_bytes = sum(map(len, missing)) * width
@@ -84,11 +63,15 @@ def states_of(
         why = "the cache has no room for them"
     except OSError as error:
         why = str(error)
+    whole = sum(map(len, set(known))) * width
     if whole > MEMORY_BYTES:
         log.warning("%d MB of hidden states are not kept (%s); lower blocks run in every epoch", whole // 10**6, why)
         return None
     log.warning("%d MB of hidden states are held in memory (%s)", whole // 10**6, why)
-    return held()
+    held: dict[Row, torch.Tensor] = {}
+    for batch in lower_states(body, first_trained, list(dict.fromkeys(known)), pad_id, device):
+        held |= batch
+    return lambda i: held[known[i]]
 
 
 @torch.no_grad()

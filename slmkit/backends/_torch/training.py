@@ -194,8 +194,7 @@ def _with_lora(model: nn.Module, config: LoRAConfig, dtype: torch.dtype) -> Peft
     chosen = None
     if config.last_blocks is not None:
         loop.last_of(model, config.last_blocks)
-    if config.first_blocks is not None:
-        chosen = list(range(n_blocks - config.first_blocks, n_blocks))
+        chosen = list(range(n_blocks - config.last_blocks, n_blocks))
     lora = LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
