@@ -87,7 +87,7 @@ class Loop:
             return False
         for block in self.learner.net.layers:
             if tree_flatten(block.trainable_parameters()):
-                block.__class__ = _computed_anew(type(block))
+                block.__class__ = _computed_anew(block.__class__)
         self.recomputes = True
         return True
 
