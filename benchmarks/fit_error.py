@@ -163,7 +163,8 @@ def recorded(folder: Path = RECORDS) -> Iterator[dict[str, Any]]:
         missing = TOKENIZER_BYTES * catalog.get(record["model"]).vocab
         for (method, blocks), (peak, seconds) in peaks.items():
             case = Case("full size", record["model"], 4, method, record["prompt_tokens"], 1, blocks)
-            yield row(case, record[peak], record[seconds] if seconds else None, missing, steps=1)
+            found = row(case, record[peak], record[seconds] if seconds else None, missing, steps=1)
+            yield {**found, **stamp(record, record["created_utc"])}
 
 
 def again(table: Path, cases: Sequence[Case] = CASES) -> Iterator[dict[str, Any]]:
@@ -198,12 +199,17 @@ def draw(table: Path, picture: Path) -> None:
         raise MissingExtra(f"{picture} cannot be drawn ({error}): pip install kaleido, or give a .html") from error
 
 
-def write(rows: Sequence[dict[str, Any]], facts: dict[str, Any], out: Path) -> None:
-    """The table as CSV with machine and versions in every line."""
+def stamp(facts: dict[str, Any], when: str) -> dict[str, Any]:
+    """Machine, versions and time of a measurement, as a line of the table holds them."""
     machine, versions = facts["machine"], facts["versions"]
     same = {"cpu": machine["cpu"], "cores": machine["cores"], "instruction_sets": " ".join(machine["instruction_sets"])}
     same |= {name: versions.get(name) for name in ("torch", "transformers", "bitsandbytes", "peft")}
-    same |= {"measured_utc": datetime.now(UTC).isoformat(timespec="seconds")}
+    return same | {"measured_utc": when}
+
+
+def write(rows: Sequence[dict[str, Any]], facts: dict[str, Any], out: Path) -> None:
+    """The table as CSV with machine and versions in every line."""
+    same = stamp(facts, datetime.now(UTC).isoformat(timespec="seconds"))
     out.parent.mkdir(parents=True, exist_ok=True)
     with open(out, "w", encoding="utf-8", newline="") as file:
         names = list(dict.fromkeys([*rows[-1], *same]))
