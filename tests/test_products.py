@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -139,3 +140,43 @@ def test_a_model_scores_nearer_to_float32(
     assert slow_in_bfloat16
     monkeypatch.setattr(products, "widens", lambda: False)
     assert abs(wide - exact).max() <= 1.1 * abs(vectors("bfloat16") - exact).max()
+
+
+@pytest.mark.parametrize("opened", [100, 64 * 40, 1 << 21])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_quantised_layer_passes_back_what_its_weight_does(
+    bits: int, opened: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "OPENED", opened)
+    torch.manual_seed(3)
+    bias = torch.randn(128)
+    layer = quantise.QuantLinear(*quantise.quantise_tensor(torch.randn(128, 64), bits, nested=False), bias, bits)
+    weight = torch.cat([piece.clone() for piece in layer.pieces(torch.float32)])
+    torch.testing.assert_close(weight, layer.dequantised().float(), rtol=ROUNDING, atol=0)
+    x, slope = torch.randn(3, 5, 64, requires_grad=True), torch.randn(3, 5, 128)
+    out = layer(x)
+    torch.testing.assert_close(out, x @ weight.T + bias, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(torch.autograd.grad(out, x, slope)[0], slope @ weight, rtol=1e-4, atol=1e-4)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), out, rtol=ROUNDING, atol=0.05)
+
+
+def test_what_a_thread_opens_lies_in_one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "OPENED", 24 * 16)
+    weight, places = narrow(40, 24), list[int]()
+
+    def note() -> None:
+        with torch.inference_mode():
+            places.extend(piece.data_ptr() for piece in products.pieces(weight, torch.float32))
+
+    for _ in range(2):
+        thread = threading.Thread(target=note)
+        thread.start()
+        note()
+        thread.join()
+    assert len(places) == 12 and len(set(places)) <= 3
+    x = torch.randn(4, 24, requires_grad=True)  # the room was made in inference mode, and is used outside of it
+    assert products.forward(x.detach(), weight).isfinite().all()
+    wide = torch.randn(2, 500)
+    (piece,) = products.pieces(wide[:1].bfloat16(), torch.float32)  # a row that is longer than what is opened at once
+    torch.testing.assert_close(piece, wide[:1], rtol=ROUNDING, atol=ROUNDING)

@@ -12,7 +12,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from slmkit.assets import ModelSource
-from slmkit.backends._torch import loading, quick, scoring, training
+from slmkit.backends._torch import loading, products, quick, scoring, training
 from slmkit.backends.base import LoRAConfig
 from slmkit.estimate import terms
 
@@ -64,4 +64,4 @@ def test_other_number_types_and_devices_are_left_alone(tiny_decoder: ModelSource
 def test_a_training_is_fused_and_keeps_what_the_estimate_says(tiny_decoder: ModelSource) -> None:
     opened = training._open(tiny_decoder, 16, LoRAConfig(rank=2), head=False)
     assert any(isinstance(m.__dict__.get("forward"), partial) for m in opened.model.modules())
-    assert terms.PLAIN_TOKENS == quick.SHORT_TOKENS
+    assert (terms.PLAIN_TOKENS, terms.OPENED) == (quick.SHORT_TOKENS, products.OPENED)

@@ -287,6 +287,7 @@ def _cached(net: Network, use: Use) -> Iterator[Term]:
 PLAIN_TOKENS = 128  # of a row, as slmkit.backends._torch.quick has it
 CUTTABLE = {"llama", "mistral", "phi3"}  # as slmkit.backends._torch.prefix has it
 MAX_KEPT_BYTES = 1 << 30
+OPENED = 1 << 21  # numbers at once, as slmkit.backends._torch.products has it
 
 
 def packs(use: Use) -> bool:
@@ -308,6 +309,8 @@ def _buffers(net: Network, use: Use) -> Iterator[Term]:
     if use.bits != 16:
         opened = max((m.rows * m.columns for m in (*net.linear, *heads) if m.quantised), default=0)
         why = f"the largest quantised matrix, opened to {d} bytes a number while it is multiplied"
+        if use.trains and use.torch and use.device == "cpu" and opened > OPENED:
+            opened, why = OPENED, f"rows of a quantised matrix, opened to {d} bytes a number while they are multiplied"
         yield Term("opened matrix", "buffers", opened * d, use.place, why)
         if net.kind == "decoder" and net.tied and not use.trains:
             n = net.tables[0].n_parameters

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable, Iterator
 from functools import cache, partial
+from threading import local
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ LEAST_ROWS = 48  # of an input: below it, opening the weights takes longer than 
 OPENED = 1 << 21  # numbers of a weight that are opened at once
 MARGIN = 1.25  # times as quick as bfloat16 that float32 has to be
 TRIES, SIZE = 7, 384
+_buffers = local()  # by number type
 
 
 @cache
@@ -50,22 +53,62 @@ def opened(x: torch.Tensor) -> torch.Tensor:
 
 def forward(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """x W' + bias for a weight (out, in), in the number type of x; no gradient passes where the two types differ."""
-    if x.dtype == weight.dtype:
-        return nn.functional.linear(x, weight, bias)
-    pieces = weight.split(max(1, OPENED // weight.shape[1]))
-    biases = [None] * len(pieces) if bias is None else bias.to(x.dtype).split(len(pieces[0]))
-    found = [nn.functional.linear(x, w.to(x.dtype), b) for w, b in zip(pieces, biases, strict=True)]
-    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+    return product(x, pieces(weight, x.dtype), bias)
 
 
 def backward(slope: torch.Tensor, weight: torch.Tensor, total: torch.Tensor | None = None) -> torch.Tensor:
     """What a gradient (N, out) of the output passes back to the input, (N, in), added to `total` in place if given."""
-    pieces = [weight] if slope.dtype == weight.dtype else weight.split(max(1, OPENED // weight.shape[1]))
-    for part, piece in zip(slope.split([len(piece) for piece in pieces], 1), pieces, strict=True):
-        piece = piece.to(slope.dtype)
+    return passed_back(slope, pieces(weight, slope.dtype), total)
+
+
+def product(x: torch.Tensor, opened: Iterable[torch.Tensor], bias: torch.Tensor | None = None) -> torch.Tensor:
+    """`forward` for a weight that comes some rows (n, in) at a time."""
+    found, at = [], 0
+    for piece in opened:
+        some = None if bias is None else bias[at : at + len(piece)].to(x.dtype)
+        found.append(nn.functional.linear(x, piece, some))
+        at += len(piece)
+    return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+
+def passed_back(slope: torch.Tensor, opened: Iterable[torch.Tensor], total: torch.Tensor | None = None) -> torch.Tensor:
+    """`backward` for a weight that comes some rows (n, in) at a time."""
+    at = 0
+    for piece in opened:
+        part = slope[:, at : at + len(piece)]
         total = part @ piece if total is None else total.addmm_(part, piece)
+        at += len(piece)
     assert total is not None
     return total
+
+
+def pieces(weight: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+    """The rows of a weight in another number type, some at a time, each good until the next one is asked for."""
+    if weight.dtype == dtype:
+        yield weight
+        return
+    for rows in weight.split(rows_at_once(weight.shape[1])):
+        yield buffer(rows.shape, dtype).copy_(rows)
+
+
+def rows_at_once(width: int) -> int:
+    """Rows of a weight that are opened at once."""
+    return max(1, OPENED // width)
+
+
+def buffer(shape: torch.Size, dtype: torch.dtype) -> torch.Tensor:
+    """Room of this thread for what it opens next.
+
+    It is allocated once: where each product has its own, what is kept for the way back is put into the holes that they
+    leave in the heap, and the heap grows.
+    """
+    held = _buffers.__dict__
+    n = shape.numel()
+    if dtype not in held or held[dtype].numel() < n:
+        with torch.inference_mode(False):  # or no other mode might write to it
+            held[dtype] = torch.empty(max(n, OPENED), dtype=dtype)
+    room: torch.Tensor = held[dtype][:n].view(shape)
+    return room
 
 
 def widen(model: nn.Module) -> nn.Module:

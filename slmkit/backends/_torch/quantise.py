@@ -33,17 +33,19 @@ BLOCK, TABLE_BLOCK = 64, 32  # numbers that share a scale; in an embedding of 4 
 HEAD_ROWS = 8192  # rows of a tied head de-quantised at a time
 
 
-class _Matmul8(torch.autograd.Function):
-    """x @ W.T with W de-quantised on the fly, in both directions; W itself gets no gradient."""
+class _Matmul(torch.autograd.Function):
+    """x @ W.T with W de-quantised some rows at a time, in both directions; W itself gets no gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, state: bnbf.QuantState) -> torch.Tensor:
-        ctx.weight, ctx.state = weight, state
-        return nn.functional.linear(x, bnbf.dequantize_blockwise(weight, state).to(x.dtype))
+    def forward(ctx: Any, x: torch.Tensor, layer: QuantLinear) -> torch.Tensor:
+        ctx.layer = layer
+        return products.product(x, layer.pieces(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return grads[0] @ bnbf.dequantize_blockwise(ctx.weight, ctx.state).to(grads[0].dtype), None, None
+    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, None]:
+        slope = slopes[0].reshape(-1, slopes[0].shape[-1])
+        of_x = products.passed_back(slope, ctx.layer.pieces(slope.dtype))
+        return of_x.view(*slopes[0].shape[:-1], -1), None
 
 
 class QuantLinear(nn.Linear):
@@ -71,11 +73,24 @@ class QuantLinear(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
         if self.packed is not None:
             out = _packed_matmul(x, self.weight, self.packed)
-        elif self.bits == 4:
+        elif self.bits == 4 and (x.device.type != "cpu" or not x.requires_grad or not torch.is_grad_enabled()):
             out = bnb.matmul_4bit(products.opened(x), self.weight, quant_state=self.state).to(x.dtype)
         else:
-            out = _Matmul8.apply(products.opened(x), self.weight, self.state).to(x.dtype)
+            out = _Matmul.apply(products.opened(x), self).to(x.dtype)
         return out if self.bias is None else out + self.bias.to(out.dtype)
+
+    def pieces(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
+        """Rows (n, in), some at a time, each good until the next one is asked for."""
+        at_once = products.rows_at_once(self.in_features)
+        weights = self.weight.view(self.out_features, -1).split(at_once)
+        scales = self.state.absmax.view(self.out_features, -1).split(at_once)
+        for weight, absmax in zip(weights, scales, strict=True):
+            state = _state_like(self.state, absmax.reshape(-1), torch.Size((len(weight), self.in_features)))
+            if self.bits == 4:
+                piece = bnbf.dequantize_4bit(weight.reshape(-1, 1), state)
+            else:
+                piece = bnbf.dequantize_blockwise(weight, state)
+            yield from products.pieces(piece, dtype)
 
     def dequantised(self) -> torch.Tensor:  # (out, in), as inference in float32 reads it
         if self.bits == 4:
