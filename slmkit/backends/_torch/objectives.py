@@ -91,8 +91,7 @@ class LastToken:
         return nn.functional.cross_entropy(logits, y, weight=self.class_weights, reduction="sum")
 
     def places(self, rows: np.ndarray) -> Places | None:
-        where = self.head.weight.device
-        return torch.arange(len(rows), device=where), torch.as_tensor(self.lengths[rows] - 1, device=where)
+        return torch.arange(len(rows)), torch.as_tensor(self.lengths[rows] - 1)
 
     def vectors(self, hidden: torch.Tensor, rows: np.ndarray) -> torch.Tensor:
         """What the head reads of each row: float32, (B, H)."""
@@ -134,7 +133,6 @@ class Answers:
 
     def __init__(self, model: Any, pairs: Sequence[shared.Pair]) -> None:
         self.head, self.config, self.pairs = model.get_output_embeddings(), model.config, pairs
-        self.where = self.head.weight.device
 
     def parameters(self) -> list[nn.Parameter]:
         return []
@@ -145,7 +143,7 @@ class Answers:
     def gradients(
         self, hidden: torch.Tensor, rows: np.ndarray, batch: np.ndarray, weights: Weights, times: float
     ) -> tuple[float, Gradients]:
-        picked, token = hidden[self.places(rows)], self._tokens(rows)
+        picked, token = hidden[self.places(rows)], self._tokens(rows, hidden.device)
         at_once = self._at_once()
         total, slopes, of_head = 0.0, [], [None] * len(weights)
         for states, wanted in zip(picked.detach().split(at_once), token.split(at_once), strict=True):
@@ -160,7 +158,7 @@ class Answers:
         return total, _added(of_head, passed)
 
     def measure(self, hidden: torch.Tensor, rows: np.ndarray) -> dict[str, float]:
-        picked, token = hidden[self.places(rows)], self._tokens(rows)
+        picked, token = hidden[self.places(rows)], self._tokens(rows, hidden.device)
         loss = 0.0
         for states, wanted in zip(picked.split(self._at_once()), token.split(self._at_once()), strict=True):
             logits = scoring.logits_of(self.head, self.config, states)  # (n, V)
@@ -170,12 +168,12 @@ class Answers:
     def places(self, rows: np.ndarray) -> Places:
         some = [self.pairs[i] for i in rows]
         found = [(b, p.start + t) for b, p in enumerate(some) for t in range(len(p.target))]
-        row, position = torch.tensor(found, device=self.where).unbind(1)
+        row, position = torch.tensor(found).unbind(1)
         return row, position
 
-    def _tokens(self, rows: np.ndarray) -> torch.Tensor:
+    def _tokens(self, rows: np.ndarray, device: torch.device) -> torch.Tensor:
         """What is to be predicted at those places, (N,)."""
-        return torch.tensor([token for i in rows for token in self.pairs[i].target], device=self.where)
+        return torch.tensor([token for i in rows for token in self.pairs[i].target], device=device)
 
     def _at_once(self) -> int:
         return max(1, LOGITS_AT_ONCE // int(self.config.vocab_size))

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 AFTER = ("self_attn.o_proj", "mlp")  # attention, in a block
-Places = tuple[torch.Tensor, torch.Tensor]  # rows and positions, int64 (N,) each
+Places = tuple[torch.Tensor, torch.Tensor]  # rows and positions, int64 (N,) each, on the CPU
 
 
 class LastBlock:
