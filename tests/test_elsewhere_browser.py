@@ -36,6 +36,8 @@ def test_the_workbench_opens_and_turns_with_the_keyboard(lab: tuple[str, str], p
     if lab[1] == "notebook":
         view.goto(f"{lab[0]}/notebooks/bench.ipynb?token={TOKEN}")
         expect(view.get_by_text("Python 3 (ipykernel)").first).to_be_visible(timeout=LONG_MS)
+        idle = view.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']")  # before that, running all is lost
+        expect(idle).to_be_attached(timeout=LONG_MS)
         view.get_by_role("menuitem", name="Run", exact=True).click()
         view.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     else:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from checkpoints import CASES, Case
 
 from slmkit.assets import ModelSource
 
@@ -73,3 +75,9 @@ def test_gradients_are_those_of_all_places(
     same, whole = gradients(tiny_chat_decoder, bits, 1, answers)
     assert loss == pytest.approx(same, rel=1e-3)
     assert float((own - whole).norm() / whole.norm()) < 0.02
+
+
+def test_answers_of_a_quantised_head_that_is_the_embedding(checkpoints: Callable[[Case], ModelSource]) -> None:
+    source = checkpoints(next(case for case in CASES if case.name == "SmolLM2"))
+    loss, slopes = gradients(source, 4, 1, True)
+    assert loss > 1 and float(slopes.norm()) > 0
