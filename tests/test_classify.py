@@ -179,6 +179,16 @@ def test_damaged_and_foreign_folders_are_named(tmp_path: Path) -> None:
         classify.load(folder)
 
 
+def test_settings_of_a_later_version_are_named(tmp_path: Path) -> None:
+    folder = FloorClassifier().fit(TEXTS, LABELS).save(tmp_path / "m")
+    (folder / "slmkit-manifest.json").unlink()
+    saved = json.loads((folder / "classifier.json").read_text())
+    later = {**saved, "params": {**saved["params"], "of_tomorrow": 1}}
+    (folder / "classifier.json").write_text(json.dumps(later))
+    with pytest.raises(AssetError, match="has settings that this version of slmkit does not know: of_tomorrow"):
+        classify.load(folder)
+
+
 def test_one_altered_byte_is_noticed(tmp_path: Path) -> None:
     weights = FloorClassifier().fit(TEXTS, LABELS).save(tmp_path / "m") / "arrays.safetensors"
     content = bytearray(weights.read_bytes())

@@ -16,7 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from slmkit import prompts
 from slmkit.classify.floor import FloorClassifier, as_softmax
 from slmkit.classify.lora import LoRAClassifier
-from slmkit.errors import InputError, unknown
+from slmkit.errors import AssetError, InputError, unknown
 from slmkit.estimator import SLM, ModelClassifier, TextClassifier, read_saved, weighted
 
 CALIBRATION_ROWS = 64
@@ -208,7 +208,10 @@ def load(folder: str | Path) -> TextClassifier:
     known = {cls.__name__: cls for cls in METHODS.values()}
     if values["class"] not in known:
         raise unknown("classifier class", values["class"], known)
-    classifier = known[values["class"]](**values["params"])
+    kind = known[values["class"]]
+    if strange := sorted({*values["params"]} - {*kind().get_params()}):
+        raise AssetError(f"{folder} has settings that this version of slmkit does not know: {', '.join(strange)}")
+    classifier = kind(**values["params"])
     classifier._read(Path(folder), values)
     return classifier
 
