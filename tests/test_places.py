@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 from checkpoints import CASES, Case
 
@@ -14,7 +15,7 @@ from slmkit.assets import ModelSource
 torch = pytest.importorskip("torch")
 from test_lanes import gradients  # noqa: E402
 
-from slmkit.backends._torch import places  # noqa: E402
+from slmkit.backends._torch import objectives, places  # noqa: E402
 
 
 class Doubles(torch.nn.Module):
@@ -81,3 +82,12 @@ def test_answers_of_a_quantised_head_that_is_the_embedding(checkpoints: Callable
     source = checkpoints(next(case for case in CASES if case.name == "SmolLM2"))
     loss, slopes = gradients(source, 4, 1, True)
     assert loss > 1 and float(slopes.norm()) > 0
+
+
+def test_the_head_reads_the_last_token_of_each_row() -> None:
+    objective = objectives.LastToken(torch.nn.Linear(4, 2), np.array([0, 1, 0]), [3, 5, 1])
+    hidden = torch.randn(2, 5, 4)
+    rows, positions = objective.places(np.array([1, 2]))
+    assert rows.tolist() == [0, 1] and positions.tolist() == [4, 0]
+    assert torch.equal(objective.vectors(hidden, np.array([1, 2])), hidden[[0, 1], [4, 0]])
+    assert objectives.MeanToken(torch.nn.Linear(4, 2), np.array([0]), [3]).places(np.array([0])) is None
