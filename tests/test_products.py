@@ -180,3 +180,9 @@ def test_what_a_thread_opens_lies_in_one_place(monkeypatch: pytest.MonkeyPatch) 
     wide = torch.randn(2, 500)
     (piece,) = products.pieces(wide[:1].bfloat16(), torch.float32)  # a row that is longer than what is opened at once
     torch.testing.assert_close(piece, wide[:1], rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_on_other_devices_a_weight_is_opened_there_and_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(products, "OPENED", 24 * 16)
+    (piece,) = products.pieces(torch.empty(40, 24, dtype=torch.bfloat16, device="meta"), torch.float16)
+    assert (piece.device.type, piece.dtype, piece.shape) == ("meta", torch.float16, (40, 24))

@@ -97,6 +97,9 @@ def test_the_estimate_asks_for_it_between_what_fits_and_what_does_not(
     on_mlx = sum(estimate.model_memory(SMOL, 16, training=True, backend="mlx").values())
     assert not estimate.check_training(SMOL, 16, limit=(on_mlx, "all"), backend="mlx")
     assert estimate.check_training(SMOL, 16, limit=(on_mlx - 1, "less"), backend="mlx")
+    lean = sum(estimate.model_memory(SMOL, 16, training=True, recompute=True, backend="mlx").values())
+    with pytest.raises(NotEnoughMemory):
+        estimate.check_training(SMOL, 16, limit=(lean - 1, "too little"), backend="mlx")
     told = slmkit.estimate(SMOL, method="lora", seq=128, batch=4, limit_bytes=need[0] - MB)
     assert told.fits and "block inputs" in {term.name for term in told.terms} and told.peak_bytes == need[1]
     assert any("computed anew" in note for note in told.notes)

@@ -60,7 +60,8 @@ class Loop:
         own = self.learner.trainable_parameters()
         for some, tokens in self._parts(batch, max_tokens):
             value, grads = self.value_and_grad(tokens, some, batch)
-            self.learner.update(own)  # a block that was computed anew holds what it was given for that
+            if self.recomputes:
+                self.learner.update(own)  # its blocks hold what they were given to be computed anew
             total = grads if total is None else tree_map(mx.add, total, grads)
             mx.eval(value, total)
             loss += value.item()

@@ -83,9 +83,9 @@ def passed_back(slope: torch.Tensor, opened: Iterable[torch.Tensor], total: torc
 
 
 def pieces(weight: torch.Tensor, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-    """The rows of a weight in another number type, some at a time, each good until the next one is asked for."""
-    if weight.dtype == dtype:
-        yield weight
+    """The rows of a weight in another number type, on a CPU some at a time, each good until the next is asked for."""
+    if weight.dtype == dtype or weight.device.type != "cpu":
+        yield weight.to(dtype)
         return
     for rows in weight.split(rows_at_once(weight.shape[1])):
         yield buffer(rows.shape, dtype).copy_(rows)

@@ -73,15 +73,15 @@ class QuantLinear(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., in) -> (..., out)
         if self.packed is not None:
             out = _packed_matmul(x, self.weight, self.packed)
-        elif self.bits == 4 and (x.device.type != "cpu" or not x.requires_grad or not torch.is_grad_enabled()):
-            out = bnb.matmul_4bit(products.opened(x), self.weight, quant_state=self.state).to(x.dtype)
-        else:
+        elif self.bits == 8 or (x.device.type == "cpu" and x.requires_grad and torch.is_grad_enabled()):
             out = _Matmul.apply(products.opened(x), self).to(x.dtype)
+        else:
+            out = bnb.matmul_4bit(products.opened(x), self.weight, quant_state=self.state).to(x.dtype)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
     def pieces(self, dtype: torch.dtype) -> Iterator[torch.Tensor]:
-        """Rows (n, in), some at a time, each good until the next one is asked for."""
-        at_once = products.rows_at_once(self.in_features)
+        """Rows (n, in), on a CPU some at a time, each good until the next one is asked for."""
+        at_once = products.rows_at_once(self.in_features) if self.weight.device.type == "cpu" else self.out_features
         weights = self.weight.view(self.out_features, -1).split(at_once)
         scales = self.state.absmax.view(self.out_features, -1).split(at_once)
         for weight, absmax in zip(weights, scales, strict=True):
